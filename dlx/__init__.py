@@ -1,1 +1,1 @@
-"""Functional deep learning: models are two pure functions, training is one loop, a metric is a sum and a count."""
+"""Functional deep learning: a model is two pure functions, training is one loop."""

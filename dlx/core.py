@@ -46,7 +46,7 @@ class Task(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """All that a checkpoint holds. Keys and data positions are functions of `step` and need no place in it."""
+    """All that a checkpoint holds: keys and data positions are functions of `step`."""
 
     step: jax.Array
     variables: Variables
@@ -54,7 +54,7 @@ class TrainState(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """All that the loop knows of time, in steps. An event that is never due otherwise is due at the last step."""
+    """All that the loop knows of time, in steps; every event is also due at the last step (0: only then)."""
 
     steps: int
     log_every: int = 0
@@ -77,4 +77,5 @@ class Mean(NamedTuple):
     weight: Any
 
     def __add__(self, other):
+        """Merges two means of the same thing."""
         return Mean(self.total + other.total, self.weight + other.weight)

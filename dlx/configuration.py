@@ -1,0 +1,119 @@
+"""Configs: load, override, save, compare; and building things by name."""
+
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message names the value, what was allowed, and what to do."""
+
+
+def load(path: str, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
+    """Returns the locked config of `path`, a Python file with `get_config(scale)`, or "file.py:smoke".
+
+    `overrides` are arguments such as "--config.optimizer.clip=1.0"; values keep the type they had. Raises
+    ConfigError for a missing file, an unknown key (with the nearest match) or a value of the wrong type.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    file, _, scale = path.partition(":")
+    arguments = ["dlx", *overrides]
+    values = flags.FlagValues()
+    config = _source(Path(file))(*([scale] if scale else []))
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
+        rest = values(arguments)
+    except (AttributeError, KeyError, TypeError, ValueError, flags.Error) as error:
+        reason = " ".join(str(error.args[0] if error.args else error).split())
+        raise ConfigError(f"{path}: {reason}") from error
+    if len(rest) > 1:
+        raise ConfigError(f"cannot read {rest[1]!r}; write overrides as --config.key=value")
+    return values.config
+
+
+def _source(file: Path) -> Callable[..., ConfigDict]:
+    """Returns `get_config` of a config file."""
+    import importlib.util
+
+    if not file.is_file():
+        known = [str(path) for path in sorted(Path("configs").glob("*/*.py"))]
+        raise ConfigError(f"there is no config {file}{_nearest(str(file), known)}")
+    spec = importlib.util.spec_from_file_location("dlx_config", file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"{file} has no function get_config(scale)")
+    return module.get_config
+
+
+def save(config: ConfigDict, file: Path) -> None:
+    """Writes `config` as JSON."""
+    file.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
+
+
+def read(file: Path) -> ConfigDict:
+    """Returns the config that `save` wrote; raises ConfigError when there is none."""
+    try:
+        return ConfigDict(json.loads(file.read_text())).lock()
+    except OSError as error:
+        raise ConfigError(f"there is no run at {file.parent}: {file.name} cannot be read") from error
+    except ValueError as error:
+        raise ConfigError(f"{file} is not the config of a run: {error}") from error
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the values of nested mappings by dotted path: {"model.name": "mlp", ...}."""
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        result |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return result
+
+
+def difference(before: ConfigDict, after: ConfigDict) -> list[str]:
+    """Returns a line for each value in which two configs differ."""
+    old, new = (flat(json.loads(json.dumps(config.to_dict()))) for config in (before, after))
+    show = {True: repr, False: lambda value: "(absent)"}
+    return [
+        f"config.{name}: {show[name in old](old.get(name))} -> {show[name in new](new.get(name))}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, ...) != new.get(name, ...)
+    ]
+
+
+def build(table: Mapping[str, Any], spec: Mapping | ConfigDict, **extra) -> Any:
+    """Calls `table[spec.name]` with the other fields of `spec` and `extra`.
+
+    Raises ConfigError for a name that is not in the table, or a field that the function does not take.
+    """
+    import inspect
+
+    arguments = dict(spec) | extra
+    function = lookup(table, arguments.pop("name", None))
+    parameters = inspect.signature(function).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for field in arguments.keys() - parameters.keys():
+            raise ConfigError(f"{spec['name']!r} takes no {field!r}{_nearest(field, list(parameters))}")
+    return function(**arguments)
+
+
+def lookup(table: Mapping[str, Any], name: Any) -> Any:
+    """Returns `table[name]`; raises ConfigError with the nearest names when it is not there."""
+    if name not in table:
+        raise ConfigError(f"unknown name {name!r}{_nearest(str(name), sorted(table))}")
+    return table[name]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3)
+    if close:
+        return f"; did you mean {' or '.join(map(repr, close))}?"
+    return f"; there are {', '.join(known)}" if known else ""

@@ -1,0 +1,142 @@
+"""What a split is, the laws it obeys, and how one is held out of another."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt64
+
+Arrays = dict[str, np.ndarray]  # one split in memory: named arrays that share their leading axis
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """One split read example by example: `len(split)` examples, `split[index]` a dict of one example."""
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        """Returns one example, named arrays without a leading axis."""
+        ...
+
+
+Split = Arrays | Examples
+
+
+def length(split: Split) -> int:
+    """Returns the number of examples of a split of either kind."""
+    return len(next(iter(split.values()))) if isinstance(split, dict) else len(split)
+
+
+def held_out(labels: Int[np.ndarray, "n"], fraction: float | int) -> Bool[np.ndarray, "n"]:
+    """Marks `fraction` of the examples of each class, always the same ones.
+
+    The choice depends on positions and labels alone: on no seed, and on no generator whose stream another
+    version of a library might change. round(fraction * n) examples are marked; each class gives its share, to
+    within one example.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"a held-out fraction of {fraction} is outside 0 <= fraction < 1")
+    scattered = np.argsort(_scatter(np.arange(len(labels), dtype=np.uint64)), kind="stable")
+    mask = np.zeros(len(labels), bool)
+    names, counts = np.unique(labels, return_counts=True)
+    shares = np.floor(fraction * counts).astype(int)
+    remainders = np.argsort(shares - fraction * counts, kind="stable")
+    shares[remainders[: round(fraction * len(labels)) - shares.sum()]] += 1
+    for label, share in zip(names, shares, strict=True):
+        mask[scattered[labels[scattered] == label][:share]] = True
+    return mask
+
+
+def _scatter(position: UInt64[np.ndarray, "n"]) -> UInt64[np.ndarray, "n"]:
+    """Maps positions to well-mixed 64-bit numbers: SplitMix64 (Steele, Lea and Flood 2014)."""
+    mixed = (position + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def check(split: Split, classes: Sequence[str] = (), name: str = "the split") -> Split:
+    """Returns the split, having checked it; raises a ValueError that names the first fault.
+
+    Refused: no examples, arrays of different lengths, NaN or infinity in float arrays, and `label`s that are
+    not integers in 0..len(classes)-1. Arrays are checked at once. A split read by example comes back wrapped,
+    and each example is checked when it is read.
+    """
+    if not isinstance(split, dict):
+        if len(split) == 0:
+            raise ValueError(f"{name} is empty; a split needs at least one example")
+        return Checked(split, classes, name)
+    if not split:
+        raise ValueError(f"{name} holds no arrays; it needs at least one, such as 'image' or 'label'")
+    lengths = {key: len(array) for key, array in split.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            f"{name} has arrays of different lengths, {lengths}; the leading axis must be shared"
+        )
+    if 0 in lengths.values():
+        raise ValueError(f"{name} is empty; a split needs at least one example")
+    for key, array in split.items():
+        _check_finite(array, f"{name}[{key!r}]", 0)
+    if classes and "label" in split:
+        _check_labels(split["label"], classes, f"{name}['label']", 0)
+    return split
+
+
+class Checked:
+    """A split read by example that checks every example it gives; see `check`."""
+
+    def __init__(self, split: Examples, classes: Sequence[str], name: str):
+        """Wraps `split`; reads nothing yet."""
+        self.split, self.classes, self.name = split, classes, name
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return len(self.split)
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        """Returns one example, or raises a ValueError that names it."""
+        example = self.split[index]
+        for key, value in example.items():
+            if isinstance(value, float | np.floating) or getattr(value, "dtype", None) is not None:
+                _check_finite(np.asarray(value)[None], f"{self.name}[{key!r}]", index)
+        if self.classes and "label" in example:
+            _check_labels(np.asarray(example["label"])[None], self.classes, f"{self.name}['label']", index)
+        return example
+
+
+CHUNK = 4096  # rows looked at together, so that a check needs little memory beside the data
+
+
+def _check_finite(array: np.ndarray, name: str, first: int) -> None:
+    """Refuses NaN and infinity; `first` is the number of the first row."""
+    if not np.issubdtype(array.dtype, np.inexact):
+        return
+    for start in range(0, len(array), CHUNK):
+        rows = array[start : start + CHUNK]
+        if not np.isfinite(rows).all():
+            row = int(np.argmin(np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)))
+            value = rows[row].reshape(-1)[np.argmin(np.isfinite(rows[row].reshape(-1)))]
+            raise ValueError(
+                f"{name} holds {value} in example {first + start + row}; every value must be finite: "
+                "drop the example or fill the missing value"
+            )
+
+
+def _check_labels(labels: np.ndarray, classes: Sequence[str], name: str, first: int) -> None:
+    """Refuses labels that are not integers in 0..len(classes)-1; `first` is the number of the first row."""
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"{name} is of type {labels.dtype}; labels must be integers in 0..{len(classes) - 1}"
+        )
+    wrong = (labels < 0) | (labels >= len(classes))
+    if wrong.any():
+        row = int(np.argmax(wrong.reshape(len(labels), -1).any(axis=1)))
+        value = labels[row].reshape(-1)[np.argmax(wrong[row].reshape(-1))]
+        raise ValueError(
+            f"{name} holds {value} in example {first + row}; allowed are 0..{len(classes) - 1} for the "
+            f"{len(classes)} classes {', '.join(cast(Sequence[str], classes[:3]))}...: "
+            "correct the label or name every class"
+        )

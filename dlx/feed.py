@@ -1,0 +1,38 @@
+"""From host batches to devices.
+
+No thread is needed: a jitted step is dispatched and returns, so the host reads the next batch while the
+devices work on this one.
+"""
+
+import jax
+from jax.sharding import NamedSharding, Sharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+
+from dlx.core import Batch
+
+
+def rows(size: int) -> slice:
+    """Returns which rows of a global batch of `size` examples this process reads.
+
+    Raises ValueError when `size` cannot be divided among the processes.
+    """
+    count, index = jax.process_count(), jax.process_index()
+    if size % count:
+        raise ValueError(f"a batch of {size} cannot be divided among {count} processes")
+    return slice(index * size // count, (index + 1) * size // count)
+
+
+def placement(*axes: str) -> Sharding:
+    """Returns the sharding `P(*axes)` on the mesh of `jax.set_mesh`, or the default device without one."""
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return SingleDeviceSharding(jax.devices()[0])
+    return NamedSharding(mesh, P(*axes))
+
+
+def place(batch: Batch) -> Batch:
+    """Puts this process's rows of a batch on the devices, as global arrays split over the axis "data"."""
+    sharding = placement("data")
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)

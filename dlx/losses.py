@@ -1,0 +1,54 @@
+"""Losses of a batch, one number per example; `metrics.mean` averages them, mask and all.
+
+Everything is computed in float32, whatever the dtype of the logits.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Integer, Num, Shaped
+
+
+def softmax_cross_entropy(
+    logits: Float[Array | np.ndarray, "*b k"],
+    labels: Integer[Array | np.ndarray, "*b"],
+    label_smoothing: int | float = 0.0,
+) -> Float[Array, "*b"]:
+    """Returns -log softmax(logits)[label], in nats.
+
+    With `label_smoothing` s the target is 1 - s on the label and s / k on every one of the
+    k classes (Szegedy et al. 2016, "Rethinking the Inception architecture"). A label outside
+    0 ... k - 1 makes its loss NaN, on both sides; a masked mean leaves it out.
+    """
+    if not 0.0 <= label_smoothing < 1.0:
+        raise ValueError(f"label_smoothing must be at least 0 and below 1, not {label_smoothing}")
+    logits = jnp.asarray(logits, jnp.float32)
+    labels = jnp.where(labels < 0, logits.shape[-1], labels)  # a negative index would count from the end
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if not label_smoothing:
+        return losses
+    uniform = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
+    return (1.0 - label_smoothing) * losses + label_smoothing * uniform
+
+
+def binary_cross_entropy(
+    logits: Float[Array | np.ndarray, "b *d"], labels: Shaped[Array | np.ndarray, "b *d"]
+) -> Float[Array, "b"]:
+    """Returns the cross entropy of independent sigmoids in nats, averaged over all axes but the first.
+
+    `labels` are 0 or 1 of any dtype, or probabilities between them.
+    """
+    logits, labels = jnp.asarray(logits, jnp.float32), jnp.asarray(labels, jnp.float32)
+    return _per_example(optax.sigmoid_binary_cross_entropy(logits, labels))
+
+
+def mean_squared_error(
+    predictions: Float[Array | np.ndarray, "b *d"], targets: Num[Array | np.ndarray, "b *d"]
+) -> Float[Array, "b"]:
+    """Returns the squared difference, averaged over all axes but the first."""
+    return _per_example(jnp.square(jnp.asarray(predictions, jnp.float32) - jnp.asarray(targets, jnp.float32)))
+
+
+def _per_example(losses: Float[Array, "b *d"]) -> Float[Array, "b"]:
+    return jnp.mean(losses, axis=tuple(range(1, losses.ndim)))

@@ -1,0 +1,95 @@
+"""The training loop. There is one."""
+
+from collections import deque
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dlx import checkpoint, feed, metrics, sharding
+from dlx.core import Batch, Key, Metrics, Plan, Task, TrainState, Variables
+
+AHEAD = 2  # steps dispatched before the numbers of one are read
+
+
+def make_step(loss, optimizer: optax.GradientTransformation) -> Callable:
+    """Returns the pure function `(state, batch, key) -> (state, metrics)`: one update of `optimizer`."""
+
+    def step(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
+        params, model_state = state.variables
+        key = jax.random.fold_in(key, state.step)
+
+        def objective(params):
+            return loss(Variables(params, model_state), batch, key)
+
+        grads, (model_state, report) = jax.grad(objective, has_aux=True)(params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, params)
+        variables = Variables(optax.apply_updates(params, updates), model_state)
+        report = dict(report) | {"grad_norm": metrics.mean(optax.tree.norm(grads))}
+        return TrainState(state.step + 1, variables, opt_state), report
+
+    return step
+
+
+def fit(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    plan: Plan,
+    *,
+    seed: int = 0,
+    mesh=None,
+    workdir=None,
+    write: Callable = lambda step, name, values: None,
+    view: Callable[[TrainState], Variables] = lambda state: state.variables,
+    begin: Callable = lambda start, layout, compiled: None,
+) -> TrainState:
+    """Trains `task` for `plan.steps` updates in all, resuming from `workdir` if it can.
+
+    `write(step, name, {metric: float})` takes the numbers; `view` is what evaluation sees of a state
+    (`optimizers.averaged`, say); `begin(start, layout, compiled)` is called once, before the first step.
+    Without a `mesh` the state is on all devices; without a `workdir` nothing is saved.
+    `train(n + m)` equals `train(n)`, then resuming for `m`, bit for bit: keys and batches are functions
+    of the step.
+    """
+    mesh = sharding.mesh() if mesh is None else mesh
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+
+    def init(key: Key) -> TrainState:
+        variables = task.init(key)
+        return TrainState(jnp.int32(0), variables, optimizer.init(variables.params))
+
+    with jax.set_mesh(mesh), checkpoint.store(workdir) as store:
+        layout = sharding.layout(jax.eval_shape(init, init_key), mesh)
+        placement = jax.tree.map(lambda leaf: leaf.sharding, layout)
+        state = store.restore(layout)
+        if state is None:
+            state = jax.jit(init, out_shardings=placement)(init_key)
+        start = int(state.step)
+        step = jax.jit(make_step(task.loss, optimizer), donate_argnums=0, out_shardings=(placement, None))
+        example = task.batch(start)
+        sharding.check_batch(len(jax.tree.leaves(example)[0]) * jax.process_count(), mesh)
+        compiled = step.lower(state, feed.place(example), step_key).compile()
+        begin(start, layout, compiled)
+
+        running: deque = deque()  # steps that the devices may still be at work on
+
+        def settle(most: int) -> None:
+            while len(running) > most:
+                done, report, log = running.popleft()
+                if log:
+                    write(done, "train", metrics.summarize(report))
+                else:
+                    jax.block_until_ready(report["grad_norm"])
+
+        for done in range(start + 1, plan.steps + 1):
+            state, report = compiled(state, feed.place(task.batch(done - 1)), step_key)
+            log, evaluate, save = (plan.due(event, done) for event in ("log", "eval", "save"))
+            running.append((done, report, log or save))
+            settle(0 if evaluate or save else AHEAD)
+            if evaluate:
+                for name, evaluator in task.evaluators.items():
+                    write(done, name, evaluator(view(state)))
+            if save:
+                store.save(done, state)
+    return state

@@ -1,0 +1,60 @@
+"""python -m experiments COMMAND: finds the command, nothing else."""
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+
+COMMANDS = {
+    "train": "train a config, or resume its workdir",
+    "evaluate": "measure a trained workdir on its held-out data",
+    "demo": "draw the figures of a trained workdir",
+    "prepare": "download and verify data sets",
+    "list": "list every config with its published and measured result",
+    "benchmark": "measure speed side by side with PyTorch",
+}
+HOME = Path(__file__).resolve().parent.parent
+
+
+def main(argv: list[str]) -> int:
+    """Runs a command; returns the exit status: 0, 2 for something the user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments",
+        description="Launch experiments. Without --config the default one trains on embedded data.",
+        epilog="'python -m experiments COMMAND --help' tells more. DLX_TRACEBACK=1 shows where an error arose.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=text, description=text.capitalize() + ".", allow_abbrev=False
+        )
+        if argv[:1] == [name]:
+            module = importlib.import_module(f"experiments.commands.{name}")
+            module.add_arguments(command)
+    arguments, rest = parser.parse_known_args(argv)
+    overrides = [text for text in rest if text.startswith(("--config.", "--noconfig."))]
+    if overrides != rest or (overrides and "config" not in arguments):
+        wrong = next(text for text in rest if text not in overrides or "config" not in arguments)
+        parser.error(f"{arguments.command} does not understand {wrong!r}")
+    if overrides:
+        arguments.overrides = overrides
+    try:
+        return module.run(arguments) or 0
+    except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
+        if not raised_here(error) or os.environ.get("DLX_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def raised_here(error: BaseException) -> bool:
+    """Tells whether dlx itself raised an error, so that its message says all; others keep their traceback."""
+    file = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+    return any(file.is_relative_to(HOME / part) for part in ("dlx", "experiments"))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,56 @@
+"""List every config with its published and measured result."""
+
+import json
+from pathlib import Path
+
+CONFIGS = Path("configs")
+RESULTS = Path("experiments/results")
+
+
+def add_arguments(parser) -> None:
+    """Adds --json."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object per config")
+
+
+def run(arguments) -> None:
+    """Prints a line for each config."""
+    rows = [row(file) for file in sorted(CONFIGS.glob("*/*.py"))]
+    if arguments.json:
+        print(*map(json.dumps, rows), sep="\n")
+        return
+    print(*table(rows), sep="\n")
+
+
+def row(file: Path) -> dict:
+    """Returns what is known of a config; measured values come from experiments/results alone."""
+    from dlx import configuration
+
+    config = configuration.load(str(file))
+    result = RESULTS / config.experiment / f"{file.stem}.json"
+    measured = json.loads(result.read_text()) if result.is_file() else None
+    return {
+        "config": str(file),
+        "application": config.experiment,
+        "published": config.published.to_dict() if "published" in config else None,
+        "measured": measured,
+    }
+
+
+def table(rows: list[dict]) -> list[str]:
+    """Returns the rows as aligned lines under a heading."""
+    cells = [("CONFIG", "APPLICATION", "METRIC", "PUBLISHED", "MEASURED")]
+    for row in rows:
+        published, measured = row["published"] or {}, row["measured"]
+        metric = published.get("metric") or (measured or {}).get("metric", "")
+        found = (
+            f"{measured['mean']:.4f} ± {measured['std']:.4f} (n={measured['count']})"
+            if measured
+            else "unmeasured"
+        )
+        value = f"{published['value']:g}" if published else "none"
+        cells.append((row["config"], row["application"], metric, value, found))
+    widths = [max(len(line[i]) for line in cells) for i in range(5)]
+    return [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]

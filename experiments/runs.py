@@ -1,0 +1,66 @@
+"""A run: what its config builds, and what its workdir holds."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dlx import checkpoint, optimizers, sharding
+from dlx.configuration import ConfigError, difference, lookup, read, save
+from dlx.core import Plan, Task, TrainState, Variables
+from experiments import EXPERIMENTS
+
+CONFIG = "config.json"
+
+
+class Run(NamedTuple):
+    """What a config builds."""
+
+    experiment: Any
+    task: Task
+    optimizer: Any
+    plan: Plan
+
+
+def build(config) -> Run:
+    """Builds the task, the optimizer and the plan of a config."""
+    experiment = lookup(EXPERIMENTS, config.experiment)
+    plan = Plan(**config.plan)
+    optimizer = optimizers.make(config.optimizer, config.schedule, plan.steps)
+    return Run(experiment, experiment.make_task(config), optimizer, plan)
+
+
+def check(workdir: Path, config) -> None:
+    """Raises ConfigError, with nothing changed, when `workdir` holds the run of another config."""
+    if (workdir / CONFIG).exists() and (changes := difference(read(workdir / CONFIG), config)):
+        raise ConfigError(
+            f"{workdir} is the run of another config:\n  " + "\n  ".join(changes) + "\n"
+            "use another --workdir, or the config it was started with to resume it"
+        )
+    checkpoint.refuse_foreign(workdir / "checkpoints")
+
+
+def claim(workdir: Path, config) -> None:
+    """Makes `workdir` the run of `config`; raises ConfigError when it cannot be written."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        save(config, workdir / CONFIG)
+    except OSError as error:
+        raise ConfigError(f"the workdir {workdir} cannot be written: {error.strerror}") from error
+
+
+def restore(workdir: Path) -> tuple[Any, Run, int, Variables]:
+    """Returns the config, the run, the step and the variables to evaluate of a workdir's newest checkpoint."""
+    config = read(workdir / CONFIG)
+    run = build(config)
+
+    def init(key):
+        variables = run.task.init(key)
+        return TrainState(jnp.int32(0), variables, run.optimizer.init(variables.params))
+
+    with checkpoint.store(workdir) as store:
+        state = store.restore(sharding.layout(jax.eval_shape(init, jax.random.key(0)), sharding.mesh()))
+    if state is None:
+        raise ConfigError(f"{workdir} has no checkpoint yet; train it first")
+    return config, run, int(state.step), optimizers.averaged(state)

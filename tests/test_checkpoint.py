@@ -1,0 +1,163 @@
+import json
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import same
+
+from dlx import sharding
+from dlx.checkpoint import CheckpointError, store
+from dlx.core import TrainState, Variables
+
+# TensorStore answers reads that fail after Orbax has closed the event loop that asked.
+orphans = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def make(step: int, width: int = 64) -> TrainState:
+    kernel, mean = (jax.random.normal(jax.random.key(step), (n, 3)) for n in (width, 1))
+    params = {"layer": {"kernel": kernel, "half": kernel[:5].astype(jnp.bfloat16)}}
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
+    variables = Variables(params, {"batch_stats": {"mean": mean}})
+    return TrainState(jnp.int32(step), variables, optimizer.init(params))
+
+
+def layout(state, mesh=None):
+    mesh = mesh or sharding.mesh(devices=jax.devices()[:1])
+    return sharding.layout(jax.eval_shape(lambda: state), mesh)
+
+
+def saved(workdir, *steps):
+    with store(workdir) as opened:
+        for step in steps:
+            opened.save(step, make(step))
+    return workdir / "checkpoints"
+
+
+def restored(workdir, like=None):
+    with store(workdir) as opened:
+        return opened.restore(layout(like or make(0)))
+
+
+def test_a_round_trip_is_exact_in_values_types_and_structure(tmp_path):
+    saved(tmp_path, 1, 2)
+    assert same(restored(tmp_path), make(2))
+
+
+def test_nothing_saved_restores_nothing_and_writes_nothing(tmp_path):
+    assert restored(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    root = saved(tmp_path, 1, 2, 3, 4)
+    assert sorted(p.name for p in root.iterdir() if p.is_dir()) == ["3", "4"]
+
+
+def test_a_state_saved_on_one_device_restores_onto_eight(tmp_path):
+    saved(tmp_path, 3)
+    mesh = sharding.mesh()
+    with store(tmp_path) as opened:
+        state = opened.restore(layout(make(0), mesh))
+    assert same(state, make(3))
+    assert all(leaf.sharding.mesh == mesh for leaf in jax.tree.leaves(state))
+
+
+def data_files(root):
+    return [p for p in root.rglob("*") if p.is_file() and p.parent.name == "d"]
+
+
+@orphans
+def test_a_flipped_bit_anywhere_in_the_data_is_noticed_and_the_step_before_is_used(tmp_path):
+    root = saved(tmp_path, 1, 2)
+    noticed = 0
+    for file in data_files(root / "2"):
+        intact = file.read_bytes()
+        for position in np.linspace(0, len(intact) - 1, 6).astype(int):
+            damaged = bytearray(intact)
+            damaged[position] ^= 1
+            file.write_bytes(damaged)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                state = restored(tmp_path)
+            passed_over = any("checkpoints/2" in str(w.message) for w in caught)
+            assert same(state, make(1 if passed_over else 2))  # never the damaged numbers
+            noticed += passed_over
+        file.write_bytes(intact)
+    assert noticed >= 6  # the bytes of at least one file are all read
+
+
+@orphans
+def test_a_truncated_or_missing_file_falls_back_and_the_step_can_be_saved_again(tmp_path):
+    root = saved(tmp_path, 1, 2)
+    for file in data_files(root / "2"):
+        file.write_bytes(file.read_bytes()[:10])
+    with store(tmp_path) as opened:
+        with pytest.warns(RuntimeWarning, match="passed over"):
+            assert same(opened.restore(layout(make(0))), make(1))
+        opened.save(2, make(2))
+    assert same(restored(tmp_path), make(2))
+    assert (root / "2.damaged").is_dir()  # nothing is thrown away
+
+
+def test_when_every_step_is_damaged_it_says_so_and_does_not_start_again(tmp_path):
+    root = saved(tmp_path, 5)
+    (root / "5" / "manifest" / "metadata").unlink()
+    with pytest.warns(RuntimeWarning), pytest.raises(CheckpointError, match="every checkpoint.*damaged: 5"):
+        restored(tmp_path)
+
+
+def test_stray_and_half_written_folders_are_ignored(tmp_path):
+    root = saved(tmp_path, 1)
+    (root / "9").mkdir()
+    (root / "7.orbax-checkpoint-tmp").mkdir()
+    assert same(restored(tmp_path), make(1))
+    with store(tmp_path) as opened:
+        opened.save(9, make(9))
+    assert same(restored(tmp_path), make(9))
+    assert (root / "1").is_dir() and not (root / "7.orbax-checkpoint-tmp").exists()
+
+
+def test_a_directory_that_is_not_ours_is_refused_untouched(tmp_path):
+    foreign = tmp_path / "checkpoints"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("years of work")
+    with pytest.raises(CheckpointError, match=r"no dlx\.json.*untouched"), store(tmp_path):
+        pass
+    assert [p.name for p in foreign.iterdir()] == ["thesis.tex"]
+
+
+def test_another_model_is_refused_with_every_difference_listed(tmp_path):
+    saved(tmp_path, 1)
+    other = make(0, width=32)
+    other.variables.params["extra"] = jnp.zeros(2)
+    with pytest.raises(CheckpointError) as caught:
+        restored(tmp_path, other)
+    message = str(caught.value)
+    assert "missing: variables/params/extra" in message
+    assert "variables/params/layer/kernel: saved ([64, 3], 'float32'), wanted ([32, 3], 'float32')" in message
+
+
+def test_a_failed_save_says_what_is_left(tmp_path, monkeypatch):
+    saved(tmp_path, 1)
+    import orbax.checkpoint as ocp
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    with (
+        pytest.raises(CheckpointError, match="could not save step 2.*No space left.*step 1 is intact"),
+        store(tmp_path) as opened,
+    ):
+        opened.save(2, make(2))
+    assert same(restored(tmp_path), make(1))
+
+
+def test_the_manifest_names_every_leaf(tmp_path):
+    root = saved(tmp_path, 1)
+    manifest = json.loads((root / "1" / "manifest" / "metadata").read_text())
+    assert manifest["variables/params/layer/half"]["dtype"] == "bfloat16"
+    assert len(manifest) == len(jax.tree.leaves(make(1)))

@@ -1,0 +1,90 @@
+import pytest
+from ml_collections import ConfigDict
+
+from dlx.configuration import ConfigError, build, difference, load, lookup, read, save
+
+FILE = """
+from ml_collections import ConfigDict
+def get_config(scale="full"):
+    config = ConfigDict({"rate": 0.1, "steps": 10, "wide": False, "model": {"name": "mlp", "hidden": [8, 8]}})
+    if scale == "smoke":
+        config.steps = 1
+    return config
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text(FILE)
+    return str(file)
+
+
+def test_overrides_keep_the_type_of_the_value(path):
+    config = load(
+        path, ["--config.rate=2", "--config.model.name=lenet", "--config.wide=true", "--config.steps=7"]
+    )
+    assert (config.rate, config.model.name, config.wide, config.steps) == (2.0, "lenet", True, 7)
+    assert isinstance(config.rate, float)
+    assert load(path).steps == 10 and load(f"{path}:smoke").steps == 1
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("--config.ratee=2", 'Did you mean "rate" instead of "ratee"'),
+        ("--config.model.nme=x", 'Did you mean "name"'),
+        ("--config.steps=ten", "ten"),
+        ("config.steps=3", "write overrides as --config.key=value"),
+    ],
+)
+def test_a_wrong_override_is_named(path, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load(path, [override])
+
+
+def test_a_config_is_locked(path):
+    with pytest.raises(AttributeError, match="rate"):
+        load(path).ratee = 1
+
+
+def test_a_missing_file_names_the_nearest(monkeypatch, tmp_path):
+    (tmp_path / "configs" / "vision").mkdir(parents=True)
+    (tmp_path / "configs" / "vision" / "digits.py").write_text(FILE)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"there is no config configs/vision/digit\.py; did you mean .*digits\.py"
+    ):
+        load("configs/vision/digit.py")
+
+
+def test_a_saved_config_reads_back_equal_and_a_difference_is_shown(path, tmp_path):
+    config = load(path)
+    save(config, tmp_path / "config.json")
+    assert difference(read(tmp_path / "config.json"), config) == []
+    other = load(path, ["--config.rate=0.5"])
+    assert difference(config, other) == ["config.rate: 0.1 -> 0.5"]
+    assert difference(ConfigDict({"a": 1}), ConfigDict({"b": {"c": 2}})) == [
+        "config.a: 1 -> (absent)",
+        "config.b.c: (absent) -> 2",
+    ]
+
+
+def test_reading_where_there_is_no_run(tmp_path):
+    with pytest.raises(ConfigError, match="there is no run at"):
+        read(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="is not the config of a run"):
+        read(tmp_path / "config.json")
+
+
+def test_build_calls_by_name_and_a_wrong_name_or_field_gets_the_nearest():
+    table = {"square": lambda side: side**2, "cube": lambda side: side**3}
+    assert build(table, ConfigDict({"name": "cube", "side": 2})) == 8
+    assert build(table, {"name": "square"}, side=3) == 9
+    with pytest.raises(ConfigError, match="unknown name 'sqare'; did you mean 'square'"):
+        build(table, {"name": "sqare", "side": 1})
+    with pytest.raises(ConfigError, match="'cube' takes no 'sides'; did you mean 'side'"):
+        build(table, {"name": "cube", "sides": 1})
+    with pytest.raises(ConfigError, match="there are cube, square"):
+        lookup(dict(sorted(table.items())), "zzz")

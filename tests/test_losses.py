@@ -1,0 +1,79 @@
+"""Losses against their formulas in numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss
+
+from dlx import losses, metrics
+
+LOGITS = np.float32(np.random.default_rng(0).normal(size=(6, 4)))
+LABELS = np.array([0, 1, 2, 3, 0, 1])
+
+
+def test_cross_entropy_is_scikit_learns_log_loss():
+    got = losses.softmax_cross_entropy(LOGITS, LABELS)
+    assert got.shape == (6,)
+    probabilities = np.float64(jax.nn.softmax(LOGITS))
+    probabilities /= probabilities.sum(-1, keepdims=True)
+    assert got.mean() == pytest.approx(log_loss(LABELS, probabilities), rel=1e-6)
+
+
+def test_smoothing_is_cross_entropy_with_the_smoothed_target():
+    target = 0.9 * np.eye(4)[LABELS] + 0.1 / 4
+    expected = -(target * jax.nn.log_softmax(LOGITS)).sum(-1)
+    np.testing.assert_allclose(losses.softmax_cross_entropy(LOGITS, LABELS, 0.1), expected, rtol=1e-6)
+    for wrong in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="label_smoothing must be"):
+            losses.softmax_cross_entropy(LOGITS, LABELS, wrong)
+
+
+def test_leading_axes_are_kept():
+    got = losses.softmax_cross_entropy(LOGITS.reshape(2, 3, 4), LABELS.reshape(2, 3))
+    np.testing.assert_array_equal(got, losses.softmax_cross_entropy(LOGITS, LABELS).reshape(2, 3))
+
+
+def test_low_precision_logits_are_summed_in_float32():
+    logits = jnp.zeros((1, 1000), jnp.bfloat16)
+    for smoothing in (0.0, 0.1):
+        got = losses.softmax_cross_entropy(logits, np.array([3]), smoothing)
+        assert got.dtype == jnp.float32
+        assert got[0] == pytest.approx(np.log(1000), rel=1e-6)
+    half = np.float16([[0.1, 2.0]])
+    assert losses.binary_cross_entropy(half, np.array([[0, 1]])).dtype == jnp.float32
+    assert losses.mean_squared_error(np.float16([300.0]), np.float16([0.0]))[0] == 90_000  # beyond float16
+
+
+@pytest.mark.parametrize("label", [-1, 4])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_label_that_is_no_class_is_nan_and_a_mask_takes_it_out(label, smoothing):
+    labels, mask = np.array([0, label]), np.array([1.0, 0.0])
+    assert np.isnan(losses.softmax_cross_entropy(LOGITS[:2], labels, smoothing)).tolist() == [False, True]
+
+    def total(logits, labels):
+        return metrics.mean(losses.softmax_cross_entropy(logits, labels, smoothing), mask).total
+
+    got = jax.grad(total)(jnp.asarray(LOGITS[:2]), labels)
+    np.testing.assert_array_equal(got, jax.grad(total)(jnp.asarray(LOGITS[:2]), np.array([0, 0])))
+    assert np.isfinite(got).all() and not got[1].any()
+
+
+def test_binary_cross_entropy_averages_what_follows_the_batch():
+    labels = np.eye(4)[LABELS]
+    chance = 1 / (1 + np.exp(-np.float64(LOGITS)))
+    expected = -(labels * np.log(chance) + (1 - labels) * np.log(1 - chance))
+    np.testing.assert_allclose(losses.binary_cross_entropy(LOGITS, labels), expected.mean(-1), rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.binary_cross_entropy(LOGITS[:, 0], labels[:, 0] > 0), expected[:, 0], rtol=1e-5
+    )
+    assert losses.binary_cross_entropy(np.float32([200, -200]), np.array([0, 1])).tolist() == [200, 200]
+
+
+def test_mean_squared_error_is_that():
+    np.testing.assert_allclose(losses.mean_squared_error(LOGITS, LOGITS - 2), 4 * np.ones(6), rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.mean_squared_error(LOGITS[:, 0], np.zeros(6)), LOGITS[:, 0] ** 2, rtol=1e-6
+    )
+    with pytest.raises(Exception, match="Type-check error"):
+        losses.mean_squared_error(LOGITS, LOGITS[:, :1])

@@ -1,0 +1,105 @@
+import jax
+import numpy as np
+import optax
+import pytest
+from conftest import same
+
+from dlx import sharding
+from dlx.core import Mean, Plan
+from dlx.train import fit
+
+ADAM = optax.adam(1e-2)
+
+
+def test_every_event_is_due_at_its_steps_and_at_the_last():
+    plan = Plan(10, log_every=4, eval_every=0, save_every=5)
+    assert [n for n in range(1, 11) if plan.due("log", n)] == [4, 8, 10]
+    assert [n for n in range(1, 11) if plan.due("eval", n)] == [10]
+    assert [n for n in range(1, 11) if plan.due("save", n)] == [5, 10]
+
+
+def test_means_merge_by_addition_and_not_by_concatenation():
+    merged = Mean(1.0, 2.0) + Mean(3.0, 4.0)
+    assert isinstance(merged, Mean) and merged == Mean(4.0, 6.0)
+
+
+def test_a_line_is_learned(line, single):
+    task, _ = line
+    state = fit(task, optax.adam(0.1), Plan(300), mesh=single)
+    assert task.evaluators["validation"](state.variables)["distance"] < 0.05
+    assert int(state.step) == 300
+
+
+def test_the_step_is_traced_once(line, single):
+    task, traces = line
+    fit(task, ADAM, Plan(40, 7, 11, 13), mesh=single)
+    assert len(traces) == 1
+
+
+def test_numbers_are_written_in_order_each_once_and_belong_to_their_step(line, single):
+    task, _ = line
+    dense, sparse = [], []
+    fit(task, ADAM, Plan(12, 1), mesh=single, write=lambda *entry: dense.append(entry))
+    fit(task, ADAM, Plan(12, 4, 6, 5), mesh=single, write=lambda *entry: sparse.append(entry))
+    assert [step for step, name, _ in dense if name == "train"] == list(range(1, 13))
+    train = {step: values for step, name, values in sparse if name == "train"}
+    assert list(train) == [4, 5, 8, 10, 12]  # when due, and whenever a save is due
+    expected = {step: values for step, name, values in dense if name == "train"}
+    assert all(expected[step] == values for step, values in train.items())
+    assert [step for step, name, _ in sparse if name == "validation"] == [6, 12]
+    assert [step for step, _, _ in sparse] == sorted(step for step, _, _ in sparse)
+
+
+def test_the_key_of_a_step_differs_from_its_neighbours_and_from_another_seed(line, single):
+    task, _ = line
+    fixed = task._replace(batch=lambda step: task.batch(0), evaluators={})
+
+    def losses(seed):
+        seen = []
+        fit(fixed, optax.sgd(0.0), Plan(3, 1), seed=seed, mesh=single, write=lambda *e: seen.append(e[2]))
+        return [values["loss"] for values in seen]
+
+    assert len(set(losses(0))) == 3  # the same batch and weights, and other noise at every step
+    assert losses(0) == losses(0) != losses(1)
+
+
+def test_training_on_eight_devices_equals_training_on_one(line, single):
+    task, _ = line
+    one = fit(task, ADAM, Plan(30), mesh=single)
+    eight = fit(task, ADAM, Plan(30), mesh=sharding.mesh())
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_that_the_devices_cannot_divide_is_refused_with_sizes_that_can(line):
+    task, _ = line
+    odd = task._replace(batch=lambda step: {"x": np.ones((12, 3), np.float32), "y": np.ones(12, np.float32)})
+    with pytest.raises(ValueError, match="batch of 12 cannot be divided among 8 devices.*8 or 16"):
+        fit(odd, ADAM, Plan(1))
+
+
+def test_resuming_equals_never_having_stopped_bit_for_bit(line, single, tmp_path):
+    task, _ = line
+    seen = {"whole": [], "parts": []}
+    whole = fit(task, ADAM, Plan(30, 5), mesh=single, write=lambda *e: seen["whole"].append(e))
+    for steps in (13, 30):
+        fit(
+            task,
+            ADAM,
+            Plan(steps, 5),
+            mesh=single,
+            workdir=tmp_path,
+            write=lambda *e: seen["parts"].append(e),
+        )
+    resumed = fit(task, ADAM, Plan(30), mesh=single, workdir=tmp_path)  # nothing left to do
+    assert same(whole, resumed)
+    assert [e for e in seen["parts"] if e[0] not in (13,)] == seen["whole"]
+
+
+def test_evaluation_sees_the_view_and_the_state_does_not_change(line, single):
+    task, _ = line
+    seen = []
+    looked = task._replace(evaluators={"validation": lambda v: seen.append(v) or {}})
+    plain = fit(task, ADAM, Plan(4), mesh=single)
+    viewed = fit(looked, ADAM, Plan(4), mesh=single, view=lambda state: "another")
+    assert seen == ["another"] and same(plain, viewed)
