@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 
 
 def canvas(*args, **kwargs):
@@ -69,7 +69,7 @@ def confusion_matrix(counts: Int[np.ndarray, "k k"], classes: Sequence[str], tit
 def sheet(
     images: Shaped[np.ndarray, "n h w c"],
     captions: Sequence[str],
-    wrong: Sequence[bool],
+    wrong: Bool[np.ndarray, "n"],
     title: str,
     file: Path,
 ) -> Path:

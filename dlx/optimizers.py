@@ -134,11 +134,8 @@ OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
     "sign_sgd": optax.sign_sgd,
     "optimistic": optax.optimistic_gradient_descent,
 }
-DECAYS = {
-    "adamw": 1e-4,
-    "nadamw": 1e-4,
-    "lion": 1e-3,
-}  # decoupled, unless the config says otherwise; as optax
+# The decoupled decay of these, unless the config says otherwise, is that of optax; of all others it is 0.
+DECAYS = {"adamw": 1e-4, "nadamw": 1e-4, "lion": 1e-3}
 
 _NOT_FROM_A_CONFIG = re.compile("learning_rate|mask|weight_decay|dimension_numbers")
 _RATES = {"b1", "b2", "b3", "adam_b1", "adam_b2", "momentum", "decay", "rho", "decay_rate"}
@@ -150,12 +147,11 @@ def schedule(spec: Any, steps: int) -> Schedule:
     `spec` is a dict or anything that `dict` takes. Raises `ValueError` for an unknown name or argument.
     """
     factory, arguments = _choose("schedule", SCHEDULES, spec)
-    _known("schedule", spec, arguments, set(inspect.signature(factory).parameters) - {"steps"})
-    missing = {"peak"} - set(arguments)
-    if factory is step:
-        missing |= {"boundaries"} - set(arguments)
+    parameters = {n: p for n, p in inspect.signature(factory).parameters.items() if n != "steps"}
+    _known("schedule", spec, arguments, set(parameters))
+    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in arguments]
     if missing:
-        raise ValueError(f"schedule {dict(spec)} lacks {sorted(missing)}")
+        raise ValueError(f"schedule {dict(spec)} lacks {missing}")
     return factory(steps=steps, **arguments)
 
 

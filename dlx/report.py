@@ -32,8 +32,8 @@ def opened(workdir: str | Path, steps: int, out: io.TextIOBase | None = None) ->
     """Opens the report of a run of `steps` steps: `workdir/metrics.jsonl`, TensorBoard events, the console.
 
     A terminal shows a progress bar, anything else plain lines. `resume(start)` drops what an interrupted
-    run wrote after its last checkpoint, so that the file of a resumed run equals an undisturbed one's; the
-    set "speed" alone depends on the machine. On several processes only the first one writes. Raises
+    run wrote after its last checkpoint, and what it said of the test data, which is measured again at the
+    end: the file of a resumed run equals an undisturbed one's, but for the set "speed". On several processes only the first one writes. Raises
     NonFiniteError when a number of the set "train" is not finite.
     """
     if jax.process_index() > 0:
@@ -47,7 +47,8 @@ def opened(workdir: str | Path, steps: int, out: io.TextIOBase | None = None) ->
         sinks: dict[str, Any] = {}
 
         def resume(start: int) -> None:
-            kept = [record for record in read(workdir) if record["step"] <= start]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            kept = [r for r in read(workdir) if r["step"] <= start and r["set"] != "test"]
             file.write_text("".join(json.dumps(record) + "\n" for record in kept))
             sinks["lines"] = stack.enter_context(file.open("a"))
             sinks["events"] = stack.enter_context(SummaryWriter(str(workdir), purge_step=start + 1))
@@ -66,8 +67,8 @@ def opened(workdir: str | Path, steps: int, out: io.TextIOBase | None = None) ->
             refuse_nonfinite(step, name, values)
             put(step, name, values)
             rate = None
-            if name == "train":
-                (before, last), sinks["clock"] = sinks["clock"], (time.monotonic(), step)
+            (before, last), sinks["clock"] = sinks["clock"], (time.monotonic(), step)
+            if name == "train" and step > last:
                 rate = (step - last) / (sinks["clock"][0] - before)
                 put(step, "speed", {"steps_per_second": rate})
             show(step, name, values, rate)

@@ -6,7 +6,6 @@ import http.server
 import io
 import json
 import os
-import shutil
 import signal
 import socket
 import struct
@@ -112,7 +111,7 @@ def test_any_container_of_the_same_files_is_the_same(tmp_path, kind):
     shuffled = dict(reversed(IMAGES.items()))
     members = archive.read(pack(tmp_path / "packed", kind, shuffled), PATTERN, 100)
     assert members == IMAGES and list(members) == sorted(IMAGES)
-    assert archive.digest(members) == archive.digest(IMAGES)
+    assert archive.digest(members) == archive.digest(shuffled)
 
 
 def test_any_change_of_content_changes_the_digest():
@@ -125,13 +124,15 @@ def test_a_damaged_or_oversized_container_is_named(tmp_path):
     path = pack(tmp_path / "packed", "xz", IMAGES)
     with pytest.raises(ValueError, match=r"packed holds 1/c.JPG beyond the 17 bytes"):
         archive.read(path, PATTERN, 17)
-    with pytest.raises(ValueError, match="twice"):
-        archive.read(pack(tmp_path / "two", "folder", IMAGES, "a/").joinpath("..").resolve(), PATTERN, 1) if (
-            pack(tmp_path / "two", "folder", IMAGES, "b/")
-        ) else archive.read(pack(tmp_path / "twice", "zip", IMAGES), PATTERN, 1)
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ValueError, match="packed is "):
-        archive.read(path, PATTERN, 100)
+    for top in ("first/", "second/"):
+        pack(tmp_path / "both", "folder", IMAGES, top)
+    with pytest.raises(ValueError, match=r"both holds ./..JPG twice"):
+        archive.read(tmp_path / "both", PATTERN, 100)
+    for kind in ("xz", "gz", "zip"):
+        noise = {name: np.random.default_rng(ord(name[2])).bytes(100_000) for name in IMAGES}
+        pack(path, kind, noise).write_bytes(path.read_bytes()[:150_000])
+        with pytest.raises(ValueError, match=r"packed is damaged|packed is neither"):
+            archive.read(path, PATTERN, 1_000_000)
     path.write_bytes(b"something else")
     with pytest.raises(ValueError, match="neither a folder nor a zip or tar file"):
         archive.read(path, PATTERN, 100)
@@ -161,7 +162,7 @@ def test_a_wrong_manual_file_is_refused(tmp_path):
     (tmp_path / "x.bin").write_bytes(b"wrong")
     right, wrong = (hashlib.sha256(data).hexdigest() for data in (b"right", b"wrong"))
     with pytest.raises(
-        ValueError, match=f"{tmp_path}/x.bin is not .* sha256 {right}; found .* sha256 {wrong}"
+        ValueError, match=rf"{tmp_path}/x.bin is not .* sha256 {right}; found .* sha256 {wrong}"
     ):
         files.collect([raw_file(b"right")], "set", tmp_path, tmp_path / "cache", False)
 
@@ -292,6 +293,7 @@ def test_an_interrupted_preparation_is_not_mistaken_for_a_complete_one(home, mon
         assert run.returncode == code, run.stderr
         assert not list(home.rglob("dataset_info.json"))
     assert catalogue.prepare("sign_language_digits").new
-    shutil.rmtree(home / "dlx_sign_language_digits" / "arrays-1.0.0", ignore_errors=True)
+    folder = home / "dlx_sign_language_digits"
+    assert [path.name for path in folder.iterdir()] == ["1.0.0"]
     splits = catalogue.arrays("sign_language_digits")
-    assert len(splits["train"]["label"]) == 1651 and len(splits["test"]["label"]) == 411
+    assert len(splits["train"]["label"]) == 1650 and len(splits["test"]["label"]) == 412

@@ -57,9 +57,9 @@ def test_faults_are_named_at_once_for_arrays_and_on_reading_for_examples(fault):
 
 def test_empty_and_uneven_splits_are_refused():
     for empty in ({}, {"label": np.zeros(0, np.int32)}, []):
-        with pytest.raises(ValueError, match="toy test is empty|toy test holds no arrays"):
+        with pytest.raises(ValueError, match=r"toy test is empty|toy test holds no arrays"):
             check(empty, CLASSES, "toy test")
-    with pytest.raises(ValueError, match="different lengths.*'label': 4"):
+    with pytest.raises(ValueError, match=r"different lengths.*'label': 4"):
         check(make(label=np.zeros(4, np.int32)), CLASSES)
 
 

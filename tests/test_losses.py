@@ -42,7 +42,9 @@ def test_low_precision_logits_are_summed_in_float32():
         assert got[0] == pytest.approx(np.log(1000), rel=1e-6)
     half = np.float16([[0.1, 2.0]])
     assert losses.binary_cross_entropy(half, np.array([[0, 1]])).dtype == jnp.float32
-    assert losses.mean_squared_error(np.float16([300.0]), np.float16([0.0]))[0] == 90_000  # beyond float16
+    assert (
+        float(losses.mean_squared_error(np.float16([300.0]), np.float16([0.0]))[0]) == 90_000
+    )  # beyond float16
 
 
 @pytest.mark.parametrize("label", [-1, 4])

@@ -27,7 +27,7 @@ def batches(
     size: int,
     seed: int,
     *,
-    rows: Any = slice(None),
+    rows: slice | np.ndarray = slice(None),
     transform: Transform | None = None,
     threads: int | None = None,
 ) -> Callable[[int], Batch]:
@@ -72,7 +72,7 @@ def passes(
     split: Split,
     size: int,
     *,
-    rows: Any = slice(None),
+    rows: slice | np.ndarray = slice(None),
     transform: Transform | None = None,
     threads: int | None = None,
 ) -> Callable[[], Iterator[Batch]]:
@@ -142,18 +142,21 @@ def _take(split: Arrays, indices: Int[np.ndarray, "r"]) -> Batch:
 def _stack(split: Any, indices: Int[np.ndarray, "r"], transform: Transform | None) -> Batch:
     """Reads the examples at `indices` and stacks them."""
     batch: Batch = {}
+    previous, example = None, dict[str, Any]()
     for row, index in enumerate(indices.tolist()):
-        example = split[index] if transform is None else transform(split[index])
+        if index != previous:  # padding repeats one example, which is read once
+            previous, example = index, split[index] if transform is None else transform(split[index])
         if not row:
             values = {name: np.asarray(value) for name, value in example.items()}
             batch = {name: np.empty((len(indices), *v.shape), v.dtype) for name, v in values.items()}
         for name, array in batch.items():
-            if np.shape(example[name]) != array.shape[1:]:
+            value = np.asarray(example[name])
+            if value.shape != array.shape[1:] or value.dtype != array.dtype:
                 raise ValueError(
-                    f"{name!r} of example {index} has shape {np.shape(example[name])}, others of its batch "
-                    f"{array.shape[1:]}; give the source a size or bring examples to one in `transform`"
+                    f"{name!r} of example {index} is {value.dtype} of shape {value.shape}, others of its "
+                    f"batch {array.dtype} of shape {array.shape[1:]}; bring examples to one size and type"
                 )
-            array[row] = example[name]
+            array[row] = value
     return batch
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from dlx.core import Model
+from dlx.layers.convolution import max_pool
 from dlx.nn import from_linen
 
 
@@ -33,7 +34,7 @@ class ConvNet(nn.Module):
         x = x.astype(self.dtype)
         for stage, width in enumerate(self.widths):
             if stage > 0:
-                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+                x = max_pool(x)
             for _ in range(self.depth):
                 x = nn.relu(norm()(conv(width)(x)))
         x = x.mean(axis=(1, 2), dtype=jnp.float32)

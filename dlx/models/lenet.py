@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from dlx.core import Model
+from dlx.layers.convolution import max_pool
 from dlx.nn import from_linen
 
 
@@ -27,7 +28,7 @@ class LeNet(nn.Module):
         x = x.astype(self.dtype)
         for width in (first, second):
             x = nn.relu(nn.Conv(width, (5, 5), dtype=self.dtype)(x))
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            x = max_pool(x)
         x = nn.relu(nn.Dense(dense, dtype=self.dtype)(x.reshape(len(x), -1)))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_classes, dtype=jnp.float32)(x)

@@ -11,6 +11,7 @@ import fcntl
 import io
 import json
 import os
+import shutil
 import sys
 import tempfile
 import warnings
@@ -59,6 +60,8 @@ def prepare(name: str, manual_dir: str | Path | None = None, progress: bool | No
         if manual is not None and not manual.is_dir():
             raise FileNotFoundError(f"the folder of raw files, {manual}, does not exist")
         bars = sys.stderr.isatty() if progress is None else progress
+        for leftover in path.parent.glob(f"incomplete.*_{path.name}"):  # of a process that was killed
+            shutil.rmtree(leftover)
         module = builder.load()
         cache = data_dir() / "downloads" / builder.name
         _generate(module, files.collect(module.RAW, name, manual, cache, bars), bars)
@@ -87,8 +90,12 @@ def arrays(name: str, manual_dir: str | Path | None = None) -> dict[str, Arrays]
 def _builder(name: str) -> Builder:
     """Returns the catalogue's entry, or raises a ValueError with the nearest name."""
     if name not in BUILDERS:
-        close = difflib.get_close_matches(name, BUILDERS) or sorted(BUILDERS)
-        raise ValueError(f"unknown data set {name!r}; did you mean {' or '.join(close)}?")
+        close = difflib.get_close_matches(name, BUILDERS)
+        guess = f" did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(
+            f"no data set {name!r} to prepare;{guess} There are {', '.join(sorted(BUILDERS))}. "
+            "Embedded and synthetic sets need no preparing"
+        )
     return BUILDERS[name]
 
 

@@ -1,0 +1,155 @@
+"""The command line, as a user types it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.__main__ import COMMANDS, main
+
+ROOT = Path(__file__).parent.parent
+SMOKE = "--config=configs/image_classification/digits.py:smoke"
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def train(workdir):
+    """Runs the train command in a process of its own, on one device."""
+    command = [sys.executable, "-m", "experiments", "train", SMOKE, f"--workdir={workdir}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run, and what the command printed."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, train(workdir)
+
+
+def test_every_command_has_help(capsys):
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as stopped:
+            main([name, "--help"])
+        assert stopped.value.code == 0
+        assert name in capsys.readouterr().out
+
+
+def test_training_summarises_the_run_then_prints_the_test_accuracy(trained):
+    workdir, done = trained
+    for part in ("Dense_0/kernel", "total", "GFLOP", "MiB", "cpu", "train 1,294", "step 60/60"):
+        assert part in done.stderr, part
+    assert "\r" not in done.stderr  # plain lines, since it is no terminal
+    assert "test after 60 steps" in done.stdout and "accuracy" in done.stdout
+    assert json.loads((workdir / "config.json").read_text())["experiment"] == "image_classification"
+    assert list(workdir.glob("events.*")) and (workdir / "checkpoints" / "60").is_dir()
+
+
+def test_evaluate_repeats_the_test_numbers(trained, capsys):
+    workdir, _ = trained
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    (expected,) = [r for r in records if r["set"] == "test"]
+    assert main(["evaluate", f"--workdir={workdir}", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["step"] == 60
+    expected = {k: v for k, v in expected.items() if k not in ("step", "set")}
+    assert found["test"] == pytest.approx(expected, rel=1e-5)  # here on eight devices, there on one
+
+
+def test_demo_draws_the_figures(trained, capsys):
+    workdir, _ = trained
+    assert main(["demo", f"--workdir={workdir}"]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    for name in ("curves", "confusion", "predictions"):
+        assert (workdir / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_a_finished_run_again_changes_nothing(trained):
+    workdir, _ = trained
+    before = (workdir / "metrics.jsonl").read_text()
+    done = train(workdir)
+    assert "resuming" in done.stderr and (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_another_config_is_refused_and_the_difference_shown(trained, capsys):
+    workdir, _ = trained
+    assert main(["train", SMOKE, f"--workdir={workdir}", "--config.schedule.peak=0.5"]) == 2
+    assert "config.schedule.peak: 0.004 -> 0.5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            ["--config=configs/image_classification/digit.py"],
+            "did you mean 'configs/image_classification/digits.py'",
+        ),
+        (["--config.modle.name=mlp"], 'Did you mean "model"'),
+        (["--config.model.name=mpl"], "unknown name 'mpl'; did you mean 'mlp'"),
+        (["--config.optimizer.name=adamm"], "adam"),
+        (["--config.source.name=digit"], "did you mean 'digits'"),
+        (["--config.plan.steps=0"], "steps"),
+        (["--config.batch=0"], "batch"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_no_workdir(arguments, message, tmp_path, capsys):
+    assert main(["train", *([] if arguments[0].startswith("--config=") else [SMOKE]), *arguments,
+                 f"--workdir={tmp_path / 'run'}"]) == 2  # fmt: skip
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_option_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["list", "--config.x=1"])
+    assert "does not understand '--config.x=1'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["train", "--workdri=x"])
+
+
+def test_a_workdir_that_is_no_run_is_named(tmp_path, capsys):
+    for command in ("evaluate", "demo"):
+        assert main([command, f"--workdir={tmp_path}"]) == 2
+        assert f"there is no run at {tmp_path}" in capsys.readouterr().err
+
+
+def test_a_workdir_that_cannot_be_written_is_named(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["train", SMOKE, f"--workdir={tmp_path / 'file' / 'run'}"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_foreign_checkpoints_are_refused_untouched(tmp_path, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "weights.bin").write_text("mine")
+    assert main(["train", SMOKE, f"--workdir={tmp_path}"]) == 2
+    assert "stays untouched" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["checkpoints", "weights.bin"]
+
+
+def test_a_missing_file_without_network_fails_at_once_saying_which_file_goes_where(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k not in ("DLX_DATA_DIR", "TFDS_DATA_DIR")}
+    environment["https_proxy"] = environment["http_proxy"] = "http://127.0.0.1:9"  # nobody answers there
+    command = [sys.executable, "-m", "experiments", "prepare", "mnist", f"--data_dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "train-images-idx3-ubyte.gz" in done.stderr and "sha256" in done.stderr.lower()
+    assert not list(tmp_path.rglob("*.array_record*"))
+
+
+def test_list_shows_every_config(capsys):
+    assert main(["list"]) == 0
+    table = capsys.readouterr().out
+    configs = [str(p.relative_to(ROOT)) for p in ROOT.glob("configs/*/*.py")]
+    assert all(name in table for name in configs) and "PUBLISHED" in table
+    assert main(["list", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sorted(row["config"] for row in rows) == sorted(configs)
