@@ -1,7 +1,6 @@
 """Where numbers go: the console, JSON lines and TensorBoard, the same numbers in each."""
 
 import contextlib
-import io
 import json
 import math
 import sys
@@ -21,20 +20,20 @@ class NonFiniteError(FloatingPointError):
 
 
 class Report(NamedTuple):
-    """A run's outputs: `write(step, name, {metric: float})`, after `resume(start)` says where a run goes on."""
+    """A run's outputs: `resume(start)` says where it goes on, then `write(step, name, {metric: float})`."""
 
     write: Callable[[int, str, Mapping[str, float]], None]
     resume: Callable[[int], None]
 
 
 @contextlib.contextmanager
-def opened(workdir: str | Path, steps: int, out: io.TextIOBase | None = None) -> Iterator[Report]:
+def opened(workdir: str | Path, steps: int, out: Any = None) -> Iterator[Report]:
     """Opens the report of a run of `steps` steps: `workdir/metrics.jsonl`, TensorBoard events, the console.
 
     A terminal shows a progress bar, anything else plain lines. `resume(start)` drops what an interrupted
-    run wrote after its last checkpoint, and what it said of the test data, which is measured again at the
-    end: the file of a resumed run equals an undisturbed one's, but for the set "speed". On several processes only the first one writes. Raises
-    NonFiniteError when a number of the set "train" is not finite.
+    run wrote after its last checkpoint, and the test numbers, which are measured again at the end: so the
+    file of a resumed run equals an undisturbed one's, but for the set "speed". On several processes only
+    the first one writes. Raises NonFiniteError when a number of the set "train" is not finite.
     """
     if jax.process_index() > 0:
         yield Report(refuse_nonfinite, lambda start: None)
@@ -77,7 +76,7 @@ def opened(workdir: str | Path, steps: int, out: io.TextIOBase | None = None) ->
 
 
 @contextlib.contextmanager
-def console(steps: int, out: io.TextIOBase) -> Iterator[Callable]:
+def console(steps: int, out: Any) -> Iterator[Callable]:
     """Yields `show(step, name, values, rate)`: a progress bar on a terminal, plain lines elsewhere."""
     if not out.isatty():
         width = len(str(steps))
@@ -120,7 +119,7 @@ def refuse_nonfinite(step: int, name: str, values: Mapping[str, float]) -> None:
     if name == "train" and wrong:
         raise NonFiniteError(
             f"{', '.join(wrong)} at step {step}: stopped, and the last checkpoint is from before it. "
-            "Usual causes: too high a learning rate (schedule.peak, no warmup), or no clipping (optimizer.clip)"
+            "Usual causes: too high a learning rate (schedule.peak), no warm-up, no clipping (optimizer.clip)"
         )
 
 

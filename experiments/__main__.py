@@ -13,6 +13,8 @@ COMMANDS = {
     "demo": "draw the figures of a trained workdir",
     "prepare": "download and verify data sets",
     "list": "list every config with its published and measured result",
+    "reproduce": "train a config over seeds and compare with the published value",
+    "report": "write the table of measured results into README.md",
     "benchmark": "measure speed side by side with PyTorch",
 }
 HOME = Path(__file__).resolve().parent.parent
@@ -23,7 +25,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments",
         description="Launch experiments. Without --config the default one trains on embedded data.",
-        epilog="'python -m experiments COMMAND --help' tells more. DLX_TRACEBACK=1 shows where an error arose.",
+        epilog="'python -m experiments COMMAND --help' tells more; DLX_TRACEBACK=1 shows where errors arise.",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

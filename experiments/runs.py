@@ -51,7 +51,7 @@ def claim(workdir: Path, config) -> None:
 
 
 def restore(workdir: Path) -> tuple[Any, Run, int, Variables]:
-    """Returns the config, the run, the step and the variables to evaluate of a workdir's newest checkpoint."""
+    """Returns the config, the run, the newest checkpoint's step, and its variables to evaluate."""
     config = read(workdir / CONFIG)
     run = build(config)
 

@@ -29,7 +29,16 @@ DLX = {  # module or package of dlx -> what it may import of dlx, what from outs
     "models": ({"core", "nn", "layers", "losses", "models"}, {"flax", "jax", "jaxtyping"}),
     "data": (
         {"data"},
-        {"PIL", "grain", "importlib_resources", "jaxtyping", "numpy", "sklearn", "tensorflow_datasets", "tqdm"},
+        {
+            "PIL",
+            "grain",
+            "importlib_resources",
+            "jaxtyping",
+            "numpy",
+            "sklearn",
+            "tensorflow_datasets",
+            "tqdm",
+        },
     ),
     "train": ({"core", "metrics", "sharding", "checkpoint", "feed"}, {"jax", "optax"}),
     "evaluate": ({"core", "metrics", "feed"}, {"jax", "numpy"}),
@@ -139,7 +148,12 @@ def test_meshes_are_made_in_one_place_with_auto_axes():
 
 def test_what_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    named = " ".join([*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)])
+    named = " ".join(
+        [
+            *project["dependencies"],
+            *(name for extra in project["optional-dependencies"].values() for name in extra),
+        ]
+    )
     packages = {"PIL": "pillow", "absl": "absl-py", "sklearn": "scikit-learn", "orbax": "orbax-checkpoint"}
     for file in FILES:
         for module, _ in imports(file):

@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
+from experiments.commands import reproduce
+
 CONFIGS = Path("configs")
-RESULTS = Path("experiments/results")
 
 
 def add_arguments(parser) -> None:
@@ -26,7 +27,7 @@ def row(file: Path) -> dict:
     from dlx import configuration
 
     config = configuration.load(str(file))
-    result = RESULTS / config.experiment / f"{file.stem}.json"
+    result = reproduce.RESULTS / config.experiment / f"{file.stem}.json"
     measured = json.loads(result.read_text()) if result.is_file() else None
     return {
         "config": str(file),
@@ -42,11 +43,7 @@ def table(rows: list[dict]) -> list[str]:
     for row in rows:
         published, measured = row["published"] or {}, row["measured"]
         metric = published.get("metric") or (measured or {}).get("metric", "")
-        found = (
-            f"{measured['mean']:.4f} ± {measured['std']:.4f} (n={measured['count']})"
-            if measured
-            else "unmeasured"
-        )
+        found = f"{reproduce.value(measured)} (n={len(measured['seeds'])})" if measured else "unmeasured"
         value = f"{published['value']:g}" if published else "none"
         cells.append((row["config"], row["application"], metric, value, found))
     widths = [max(len(line[i]) for line in cells) for i in range(5)]

@@ -1,0 +1,143 @@
+"""Train a config over seeds and compare with the published value."""
+
+import hashlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from experiments import commands
+
+RESULTS = Path("experiments/results")
+
+
+def add_arguments(parser) -> None:
+    """Adds the names of configs, --seeds and --workdir."""
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="a config's file, or its name such as digits"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=5, metavar="N", help="seeds 0 ... N-1 (default %(default)s)"
+    )
+    parser.add_argument(
+        "--workdir", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="where runs lie"
+    )
+    commands.add_data(parser)
+
+
+def run(arguments) -> None:
+    """Trains what is not trained yet, and writes experiments/results/<application>/<config>.json."""
+    from dlx import configuration
+
+    commands.use_data(arguments)
+    for name in arguments.names:
+        file = find(name)
+        config = configuration.load(str(file))
+        workdirs = [arguments.workdir / file.parent.name / file.stem / str(s) for s in range(arguments.seeds)]
+        for seed, workdir in enumerate(workdirs):
+            print(f"{file} seed {seed}", file=sys.stderr)
+            command = ["train", f"--config={file}", f"--workdir={workdir}", f"--config.seed={seed}"]
+            subprocess.run([sys.executable, "-m", "experiments", *command], check=True)
+        result = summarize(config, workdirs)
+        target = RESULTS / file.parent.name / f"{file.stem}.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(result, indent=1) + "\n")
+        print(line(result), f"written to {target}", sep="\n")
+
+
+def find(name: str) -> Path:
+    """Returns the config file of a name; raises ConfigError with the nearest when there is none."""
+    from dlx.configuration import lookup
+
+    files = sorted(Path("configs").glob("*/*.py"))
+    return Path(name) if Path(name) in files else lookup({file.stem: file for file in files}, name)
+
+
+def summarize(config, workdirs) -> dict:
+    """Returns the result of finished runs, one per seed, in the form that is kept."""
+    import jax
+
+    from dlx import report
+
+    records = [report.read(workdir) for workdir in workdirs]
+    tests = [next(r for r in run if r["set"] == "test") for run in records]
+    published = config.get("published")
+    metric = published.metric if published else next(key for key in tests[0] if key not in ("step", "set"))
+    values = [test[metric] for test in tests]
+    mean, spread = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    return {
+        "metric": metric,
+        "mean": mean,
+        "std": spread,
+        "seeds": list(range(len(workdirs))),
+        "values": values,
+        "published": published.to_dict() if published else None,
+        "verdict": verdict(mean, spread, published),
+        "test": [{key: value for key, value in test.items() if key not in ("step", "set")} for test in tests],
+        "curve": [[r["step"], r[metric]] for r in records[0] if r["set"] == "validation" and metric in r],
+        "train_seconds": [round(seconds(run), 1) for run in records],
+        "config_sha256": hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest(),
+        "commit": commit(),
+        "hardware": hardware(),
+        "versions": {"python": platform.python_version(), "jax": jax.__version__},
+    }
+
+
+def verdict(mean: float, spread: float | None, published) -> str:
+    """Returns "better", "matched" or "missed": matched is within one standard deviation over seeds.
+
+    Without a published value the result is a "baseline".
+    """
+    if not published:
+        return "baseline"
+    gain = (mean - published["value"]) * (1 if published["higher_is_better"] else -1)
+    return "matched" if abs(gain) <= (spread or 0) else "better" if gain > 0 else "missed"
+
+
+def seconds(records) -> float:
+    """Returns the time a run spent on training steps, from the speeds it wrote."""
+    total, last = 0.0, 0
+    for record in records:
+        if record["set"] == "speed":
+            total += (record["step"] - last) / record["steps_per_second"]
+        last = record["step"]
+    return total
+
+
+def commit() -> str:
+    """Returns the commit of the checkout, with "+" when files differ from it."""
+
+    def git(*words):
+        return subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()
+
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+
+
+def hardware() -> str:
+    """Returns the kind and number of the devices that a run uses."""
+    import jax
+
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return f"{len(jax.devices())} x {device.device_kind}"
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next(
+        (text.split(":")[1].strip() for text in lines if text.startswith("model name")), platform.machine()
+    )
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def value(result: dict) -> str:
+    """Returns the mean, and the standard deviation when there are seeds enough for one."""
+    return f"{result['mean']:.4f}" + (f" ± {result['std']:.4f}" if result["std"] is not None else "")
+
+
+def line(result: dict) -> str:
+    """Says a result in one line."""
+    text = f"{result['metric']} {value(result)} over {len(result['seeds'])} seeds: {result['verdict']}"
+    if result["published"]:
+        text += f" (published {result['published']['value']:g}, {result['published']['source']})"
+    return text
