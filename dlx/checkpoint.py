@@ -188,9 +188,9 @@ def explained(root: Path, step: int | None) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:
-        what = "the last checkpoint" if step is None else f"step {step}"
+        when = "at the end" if step is None else f"at step {step}"
         left = max((int(path.name) for path in steps(root)), default=None)
         raise CheckpointError(
-            f"could not save {what} under {root}: {error}; "
-            + ("no checkpoint is there yet" if left is None else f"the checkpoint of step {left} is intact")
+            f"a checkpoint could not be written under {root} (noticed {when}): {error}; "
+            + ("none is there yet" if left is None else f"the checkpoint of step {left} is intact")
         ) from error

@@ -55,8 +55,10 @@ def _source(file: Path) -> Callable[..., ConfigDict]:
 
 
 def save(config: ConfigDict, file: Path) -> None:
-    """Writes `config` as JSON."""
-    file.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
+    """Writes `config` as JSON; the file appears whole or not at all."""
+    fresh = file.with_suffix(".tmp")
+    fresh.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
+    fresh.replace(file)
 
 
 def read(file: Path) -> ConfigDict:

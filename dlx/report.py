@@ -46,19 +46,23 @@ def opened(workdir: str | Path, steps: int, out: Any = None) -> Iterator[Report]
         sinks: dict[str, Any] = {}
 
         def resume(start: int) -> None:
-            file.parent.mkdir(parents=True, exist_ok=True)
             kept = [r for r in read(workdir) if r["step"] <= start and r["set"] != "test"]
-            file.write_text("".join(json.dumps(record) + "\n" for record in kept))
-            sinks["lines"] = stack.enter_context(file.open("a"))
+            with explained(file):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                fresh = file.with_suffix(".tmp")
+                fresh.write_text("".join(json.dumps(record) + "\n" for record in kept))
+                fresh.replace(file)
+                sinks["lines"] = stack.enter_context(file.open("a"))
             sinks["events"] = stack.enter_context(SummaryWriter(str(workdir), purge_step=start + 1))
             sinks["clock"] = (time.monotonic(), start)
 
         def put(step: int, name: str, values: Mapping[str, float]) -> None:
             finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
-            sinks["lines"].write(json.dumps({"step": step, "set": name} | finite) + "\n")
-            sinks["lines"].flush()
-            for key, value in values.items():
-                sinks["events"].add_scalar(f"{name}/{key}", value, step)
+            with explained(file):
+                sinks["lines"].write(json.dumps({"step": step, "set": name} | finite) + "\n")
+                sinks["lines"].flush()
+                for key, value in values.items():
+                    sinks["events"].add_scalar(f"{name}/{key}", value, step)
 
         def write(step: int, name: str, values: Mapping[str, float]) -> None:
             if not sinks:
@@ -73,6 +77,15 @@ def opened(workdir: str | Path, steps: int, out: Any = None) -> Iterator[Report]
             show(step, name, values, rate)
 
         yield Report(write, resume)
+
+
+@contextlib.contextmanager
+def explained(file: Path) -> Iterator[None]:
+    """Turns a failed write into one message that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{file} cannot be written: {error.strerror}; checkpoints are intact") from error
 
 
 @contextlib.contextmanager

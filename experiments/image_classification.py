@@ -93,18 +93,24 @@ def predictor(model: Model, *kept: str):
 
 def report(found) -> dict[str, float]:
     """Returns the classification metrics of collected "logits" [n, k] and "label" [n]."""
-    logits, label = found["logits"], found["label"]
-    probabilities = np.asarray(jax.nn.softmax(logits))
+    sums, counts, bins = jax.device_get(jax.jit(tally)(found["logits"], found["label"]))
+    error = metrics.calibration_error(bins)
+    return metrics.summarize(sums) | metrics.classification_report(counts) | {"calibration_error": error}
+
+
+def tally(logits, label):
+    """Returns the sums that the report is made of: scalar metrics, the confusion matrix, calibration bins."""
+    classes = logits.shape[-1]
+    probabilities = jax.nn.softmax(logits)
     sums = {
         "loss": metrics.mean(losses.softmax_cross_entropy(logits, label)),
         "accuracy": metrics.accuracy(logits, label),
-        "top_5_accuracy": metrics.top_k_accuracy(logits, label, min(5, logits.shape[-1])),
+        "top_5_accuracy": metrics.top_k_accuracy(logits, label, min(5, classes)),
         "roc_auc_macro": metrics.roc_auc(probabilities, label),
         "average_precision_macro": metrics.average_precision(probabilities, label),
     }
-    counts = metrics.confusion(logits.argmax(-1), label, logits.shape[-1])
-    error = metrics.calibration_error(metrics.calibration(probabilities, label))
-    return metrics.summarize(sums) | metrics.classification_report(counts) | {"calibration_error": error}
+    counts = metrics.confusion(logits.argmax(-1), label, classes)
+    return sums, counts, metrics.calibration(probabilities, label)
 
 
 def describe(config) -> dict[str, str]:

@@ -45,7 +45,8 @@ def claim(workdir: Path, config) -> None:
     """Makes `workdir` the run of `config`; raises ConfigError when it cannot be written."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        save(config, workdir / CONFIG)
+        if not (workdir / CONFIG).exists():
+            save(config, workdir / CONFIG)
     except OSError as error:
         raise ConfigError(f"the workdir {workdir} cannot be written: {error.strerror}") from error
 

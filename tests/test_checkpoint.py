@@ -149,7 +149,9 @@ def test_a_failed_save_says_what_is_left(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ocp.CheckpointManager, "save", full)
     with (
-        pytest.raises(CheckpointError, match="could not save step 2.*No space left.*step 1 is intact"),
+        pytest.raises(
+            CheckpointError, match="could not be written.*at step 2.*No space left.*step 1 is intact"
+        ),
         store(tmp_path) as opened,
     ):
         opened.save(2, make(2))

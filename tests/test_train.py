@@ -103,3 +103,10 @@ def test_evaluation_sees_the_view_and_the_state_does_not_change(line, single):
     plain = fit(task, ADAM, Plan(4), mesh=single)
     viewed = fit(looked, ADAM, Plan(4), mesh=single, view=lambda state: "another")
     assert seen == ["another"] and same(plain, viewed)
+
+
+def test_a_run_that_is_beyond_its_plan_is_refused(line, single, tmp_path):
+    task, _ = line
+    fit(task, ADAM, Plan(5), mesh=single, workdir=tmp_path)
+    with pytest.raises(ValueError, match="at step 5 already, beyond the 3 steps"):
+        fit(task, ADAM, Plan(3), mesh=single, workdir=tmp_path)

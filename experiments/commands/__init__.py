@@ -1,5 +1,6 @@
 """One file per command: `add_arguments(parser)` and `run(arguments)`."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -44,10 +45,15 @@ def use_data(arguments) -> None:
             os.environ[variable] = str(Path(value).expanduser())
 
 
-def use_cache() -> None:
-    """Keeps compiled programs between runs, in $JAX_COMPILATION_CACHE_DIR or ~/.cache/dlx/xla."""
+def start(arguments) -> None:
+    """Takes the places of data from the arguments, and keeps compiled programs between runs.
+
+    They are kept in $JAX_COMPILATION_CACHE_DIR or ~/.cache/dlx/xla.
+    """
     import jax
 
+    use_data(arguments)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs as errors, it raises as well
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/dlx/xla").expanduser()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -1,9 +1,56 @@
 """Measure speed side by side with PyTorch."""
 
+import importlib
+import importlib.util
+import json
+from pathlib import Path
+
+from experiments import commands
+
+QUESTIONS = {
+    "loop": "what the training loop costs beyond the bare jitted step",
+    "input": "examples per second out of the input pipeline, against torch's DataLoader",
+    "startup": "from command to first step and to the finished digits run, against a plain PyTorch script",
+}
+SMOKE = {
+    "loop": {"milliseconds": (1, 5), "seconds": 0.05, "batch": 32},
+    "input": {"smoke": True},
+    "startup": {"path": commands.DEFAULT + ":smoke"},
+}
+
 
 def add_arguments(parser) -> None:
-    """Adds what to measure."""
+    """Adds what to measure, how often, and where the numbers go."""
+    text = "; ".join(f"{name}: {question}" for name, question in QUESTIONS.items())
+    parser.add_argument("what", choices=QUESTIONS, help=text)
+    parser.add_argument(
+        "--repeats", type=int, metavar="N", help="how often each side is measured, in turns (default: enough)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every number there")
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="see that it works, in seconds, without prepared data; the numbers mean nothing",
+    )
+    commands.add_data(parser)
 
 
 def run(arguments) -> None:
-    """Prints the table."""
+    """Measures both sides in turns and prints one table."""
+    if arguments.repeats is not None and arguments.repeats < 1:
+        raise ValueError(f"--repeats={arguments.repeats}; at least 1 is needed")
+    if arguments.what != "loop" and importlib.util.find_spec("torch") is None:
+        raise RuntimeError(
+            f"benchmark {arguments.what} measures against PyTorch, which is not installed: pip install torch"
+        )
+    commands.use_data(arguments)
+    if arguments.what == "loop":
+        commands.use_cache()
+
+    from experiments.speed import table
+
+    module = importlib.import_module(f"experiments.speed.{arguments.what}")
+    found = module.measure(arguments.repeats, **(SMOKE[arguments.what] if arguments.smoke else {}))
+    print(*table.lines(found), sep="\n")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(table.record(arguments.what, found), indent=2) + "\n")

@@ -11,8 +11,7 @@ def add_arguments(parser) -> None:
 
 def run(arguments) -> None:
     """Prints the test results and writes learning curves and the experiment's pictures to workdir/figures."""
-    commands.use_cache()
-    commands.use_data(arguments)
+    commands.start(arguments)
 
     import jax
 

@@ -14,8 +14,7 @@ def add_arguments(parser) -> None:
 
 def run(arguments) -> None:
     """Prints what every evaluator of the run says of its newest checkpoint; the workdir stays as it is."""
-    commands.use_cache()
-    commands.use_data(arguments)
+    commands.start(arguments)
 
     import jax
 

@@ -22,6 +22,9 @@ def run(arguments) -> None:
     for name in names:
         configuration.lookup(sources.SOURCES, name)
         if name in builders.BUILDERS:
-            print(sources.prepare(name))
+            prepared = sources.prepare(name)
+            sizes = ", ".join(f"{split} {size:,}" for split, size in prepared.sizes.items())
+            done = "prepared" if prepared.new else "already prepared"
+            print(f"{name}: {done} at {prepared.path} ({sizes})")
         else:
             print(f"{name} needs no preparation: it is embedded or generated")

@@ -17,8 +17,7 @@ def run(arguments) -> None:
     from dlx import configuration
 
     config = configuration.load(arguments.config, arguments.overrides)
-    commands.use_cache()
-    commands.use_data(arguments)
+    commands.start(arguments)
 
     import jax
 
