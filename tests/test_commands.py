@@ -44,12 +44,12 @@ def test_every_command_has_help(capsys):
 
 def test_training_summarises_the_run_then_prints_the_test_accuracy(trained):
     workdir, done = trained
-    for part in ("Dense_0/kernel", "total", "GFLOP", "MiB", "cpu", "train 1,294", "step 60/60"):
+    for part in ("Dense_0/kernel", "total", "GFLOP", "MiB", "cpu", "train 1,294", "step 150/150"):
         assert part in done.stderr, part
     assert "\r" not in done.stderr  # plain lines, since it is no terminal
-    assert "test after 60 steps" in done.stdout and "accuracy" in done.stdout
+    assert "test after 150 steps" in done.stdout and "accuracy" in done.stdout
     assert json.loads((workdir / "config.json").read_text())["experiment"] == "image_classification"
-    assert list(workdir.glob("events.*")) and (workdir / "checkpoints" / "60").is_dir()
+    assert list(workdir.glob("events.*")) and (workdir / "checkpoints" / "150").is_dir()
 
 
 def test_evaluate_repeats_the_test_numbers(trained, capsys):
@@ -58,7 +58,7 @@ def test_evaluate_repeats_the_test_numbers(trained, capsys):
     (expected,) = [r for r in records if r["set"] == "test"]
     assert main(["evaluate", f"--workdir={workdir}", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["step"] == 60
+    assert found["step"] == 150
     expected = {k: v for k, v in expected.items() if k not in ("step", "set")}
     assert found["test"] == pytest.approx(expected, rel=1e-5)  # here on eight devices, there on one
 

@@ -19,7 +19,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.schedule = {"name": "cosine", "peak": 4e-3, "warmup": 50}
     config.plan = {"steps": 1000, "log_every": 50, "eval_every": 100, "save_every": 500}
     if scale == "smoke":
-        config.batch = 32
-        config.model.widths = [8, 16]
-        config.plan = {"steps": 60, "log_every": 10, "eval_every": 30, "save_every": 30}
+        config.batch, config.model.widths = 64, [16, 32]
+        config.optimizer.average, config.schedule.warmup = 0.95, 10
+        config.plan = {"steps": 150, "log_every": 10, "eval_every": 50, "save_every": 50}
     return config

@@ -17,7 +17,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.label_smoothing = 0.0
     config.optimizer = {"name": "adamw", "weight_decay": 0.02, "average": 0.995}
     config.schedule = {"name": "cosine", "peak": 2e-3, "warmup": 200}
-    config.plan = {"steps": 4000, "log_every": 100, "eval_every": 500, "save_every": 1000}
+    config.plan = {"steps": 2500, "log_every": 100, "eval_every": 500, "save_every": 500}
     config.published = {
         "metric": "accuracy",
         "value": 0.9917,

@@ -1,9 +1,9 @@
 """What `dlx.train.fit` costs beyond the bare jitted step.
 
-Both sides run the same executable: the one that `fit` compiled and handed to `begin`. The bare side calls it in
-a plain Python loop on a batch that is placed already, and waits once, at the end. The clock of `fit` starts in
-`begin`, after compilation, and stops when the state it returned is ready; it places a batch from the host for
-every step and reports every 50.
+Both sides run the same executable: the one that `fit` compiled and handed to `begin`. The bare side calls it
+in a plain Python loop on a batch that is placed already, and waits once, at the end. The clock of `fit`
+starts in `begin`, after compilation, and stops when the state it returned is ready; it places a batch from
+the host for every step and reports every 50.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from dlx.models import MODELS
 from experiments.speed.table import Found, Row, in_turns
 
 CLASSES = 10
-REPEATS = 11
+REPEATS = 21
 
 
 class Sides(NamedTuple):
@@ -43,7 +43,7 @@ def measure(
     repeats: int | None = None,
     *,
     milliseconds: tuple[float, ...] = (1, 5, 20),
-    seconds: float = 1.0,
+    seconds: float = 0.5,
     batch: int = 128,
 ) -> Found:
     """Measures steps of about these `milliseconds`, each side for about `seconds` at a time."""

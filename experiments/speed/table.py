@@ -7,8 +7,9 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 HOME = Path(__file__).resolve().parent.parent.parent
@@ -40,8 +41,8 @@ class Found(NamedTuple):
     """What a benchmark found: its rows, remarks to print below them, and facts of the machine of its own."""
 
     rows: list[Row]
-    remarks: list[str] = []
-    machine: Mapping[str, str] = {}
+    remarks: Sequence[str] = ()
+    machine: Mapping[str, str] = MappingProxyType({})
 
 
 def in_turns(repeats: int, sides: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
@@ -110,7 +111,7 @@ def record(name: str, found: Found) -> dict:
     return {
         "benchmark": name,
         "rows": rows,
-        "remarks": found.remarks,
+        "remarks": list(found.remarks),
         "machine": machine() | dict(found.machine),
     }
 
