@@ -27,6 +27,7 @@ DLX = {  # module or package of dlx -> what it may import of dlx, what from outs
     "nn": ({"core"}, {"flax", "jax", "jaxtyping"}),
     "layers": ({"layers"}, {"flax", "jax", "jaxtyping"}),
     "models": ({"core", "nn", "layers", "losses", "models"}, {"flax", "jax", "jaxtyping"}),
+    "pretrained": ({"core", "models", "pretrained"}, {"jax", "jaxtyping", "numpy", "safetensors"}),
     "data": (
         {"data"},
         {
