@@ -27,7 +27,10 @@ DLX = {  # module or package of dlx -> what it may import of dlx, what from outs
     "nn": ({"core"}, {"flax", "jax", "jaxtyping"}),
     "layers": ({"layers"}, {"flax", "jax", "jaxtyping"}),
     "models": ({"core", "nn", "layers", "losses", "models"}, {"flax", "jax", "jaxtyping"}),
-    "pretrained": ({"core", "models", "pretrained"}, {"jax", "jaxtyping", "numpy", "safetensors"}),
+    "pretrained": (
+        {"core", "models", "pretrained"},
+        {"huggingface_hub", "jax", "jaxtyping", "numpy", "safetensors", "torch"},
+    ),
     "data": (
         {"data"},
         {
@@ -104,6 +107,15 @@ def test_importing_the_loop_needs_neither_flax_nor_tfds_nor_orbax():
     code = (
         "import sys, dlx.train; heavy = {'flax', 'tensorflow_datasets', 'orbax', 'ml_collections', 'grain', "
         "'matplotlib', 'sklearn', 'tensorflow'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_weights_needs_neither_torch_nor_the_hub():
+    code = (
+        "import sys, dlx.pretrained; heavy = {'torch', 'huggingface_hub', 'safetensors'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

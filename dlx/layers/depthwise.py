@@ -1,0 +1,130 @@
+"""Depthwise convolution, in the form that is fast on the machine at hand.
+
+XLA's convolution by groups is slow on a CPU: a 3x3 one of 8 images, 56x56 pixels of 144 channels, takes
+80 ms, and 226 with its gradients, where a sum over the window of shifted images times weights takes 4 and
+32 (two busy cores; PyTorch 16 and 64). A training step of EfficientNet-B0 is 5 times faster for it.
+"""
+
+from collections.abc import Callable
+from functools import partial, reduce
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+BLOCK = 1 << 18  # bytes of a gradient that are looked at together: they stay in a core's cache
+
+
+class DepthwiseConv(nn.Module):
+    """A convolution of every channel with its own odd window; with stride 1 the sides stay."""
+
+    size: int
+    stride: int = 1
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Shaped[Array, "b h w c"]) -> Shaped[Array, "b y x c"]:
+        """Returns the filtered channels, in the compute dtype."""
+        kernel = self.param("kernel", self.kernel_init, (self.size, self.size, 1, x.shape[-1]))
+        return depthwise(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise(
+    x: Shaped[Array, "b h w c"], kernel: Shaped[Array, "k k 1 c"], stride: int = 1
+) -> Shaped[Array, "b y x c"]:
+    """Weighs the pixels of an odd window around every `stride`-th pixel, each channel by its own kernel.
+
+    Outside the image there are zeros.
+    """
+    return jax.lax.platform_dependent(
+        x, kernel, cpu=partial(weighted_shifts, stride=stride), default=partial(grouped, stride=stride)
+    )
+
+
+def forward(x, kernel, stride: int):
+    """Returns the convolution and what its gradients need."""
+    return depthwise(x, kernel, stride), (x, kernel)
+
+
+def backward(stride: int, saved, gradient):
+    """Returns the gradients of the image and of the kernel."""
+
+    def of_grouped(x, kernel, gradient):
+        return jax.vjp(partial(grouped, stride=stride), x, kernel)[1](gradient)
+
+    def of_shifts(x, kernel, gradient):
+        return image_gradient(x, kernel, gradient, stride), kernel_gradient(x, kernel, gradient, stride)
+
+    return jax.lax.platform_dependent(*saved, gradient, cpu=of_shifts, default=of_grouped)
+
+
+depthwise.defvjp(forward, backward)
+
+
+def grouped(
+    x: Shaped[Array, "b h w c"], kernel: Shaped[Array, "k k 1 c"], stride: int
+) -> Shaped[Array, "b y x c"]:
+    """Is the convolution as XLA has it, with as many groups as channels."""
+    sides = [(len(kernel) // 2, len(kernel) // 2)] * 2
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), sides, dimension_numbers=layout, feature_group_count=x.shape[-1]
+    )
+
+
+def weighted_shifts(
+    x: Shaped[Array, "b h w c"], kernel: Shaped[Array, "k k 1 c"], stride: int
+) -> Shaped[Array, "b y x c"]:
+    """Is the same as a sum of shifted images times weights, added in float32."""
+    return weighted(surrounded(x, len(kernel) // 2), kernel, stride).astype(x.dtype)
+
+
+def image_gradient(x, kernel, gradient, stride: int) -> Shaped[Array, "b h w c"]:
+    """Returns the gradient of the image: the output's, spread by `stride`, through the mirrored kernel."""
+    _, height, width, _ = x.shape
+    _, rows, columns, _ = gradient.shape
+    rest = (height - (rows - 1) * stride - 1, width - (columns - 1) * stride - 1)
+    spread = surrounded(gradient, len(kernel) // 2, stride - 1, rest)
+    return weighted(spread, kernel[::-1, ::-1], 1).astype(x.dtype)
+
+
+def kernel_gradient(x, kernel, gradient, stride: int) -> Shaped[Array, "k k 1 c"]:
+    """Returns the gradient of the kernel, summed over blocks of an image's rows that fit a core's cache."""
+    size, (batch, rows, columns, channels) = len(kernel), gradient.shape
+    fit = max(1, BLOCK // (4 * columns * channels))
+    block = max(count for count in range(1, min(fit, rows) + 1) if rows % count == 0)
+    x = surrounded(x, size // 2)
+
+    def add(index, total):
+        image, row = index // (rows // block), index % (rows // block) * block
+        window = ((block - 1) * stride + size, *x.shape[2:])
+        there = jax.lax.dynamic_slice(x, (image, row * stride, 0, 0), (1, *window))
+        here = jax.lax.dynamic_slice(gradient, (image, row, 0, 0), (1, block, columns, channels))
+        here = here.astype(jnp.float32)
+        return total + jnp.stack([(pixels * here).sum((0, 1, 2)) for pixels in shifts(there, size, stride)])
+
+    total = jax.lax.fori_loop(0, batch * (rows // block), add, jnp.zeros((size * size, channels)))
+    return total.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def weighted(x, kernel, stride: int) -> Float[Array, "b y x c"]:
+    """Returns the weighted sums of all windows that lie inside the image."""
+    weights = kernel.astype(jnp.float32).reshape(-1, kernel.shape[-1])
+    pairs = zip(shifts(x, len(kernel), stride), weights, strict=True)
+    return reduce(jnp.add, [pixels * weight for pixels, weight in pairs])
+
+
+def shifts(x, size: int, stride: int) -> list[Array]:
+    """Returns, for every place in a window, the pixels at that place of all windows, in float32."""
+    y, z = ((side - size) // stride * stride + 1 for side in x.shape[1:3])
+    places = [(i, j) for i in range(size) for j in range(size)]
+    return [x[:, i : i + y : stride, j : j + z : stride].astype(jnp.float32) for i, j in places]
+
+
+def surrounded(x, pixels: int, between: int = 0, rest: tuple[int, int] = (0, 0)) -> Shaped[Array, "b y x c"]:
+    """Puts zeros around the image, `between` its pixels, and `rest` more below and to the right."""
+    below, right = ((pixels, pixels + more, between) for more in rest)
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), below, right, (0, 0, 0)])
