@@ -15,7 +15,7 @@ QUESTIONS = {
 SMOKE = {
     "loop": {"milliseconds": (1, 5), "seconds": 0.05, "batch": 32},
     "input": {"smoke": True},
-    "startup": {"path": commands.DEFAULT + ":smoke"},
+    "startup": {"path": commands.DEFAULT + ":smoke", "caches": ("empty",)},
 }
 
 
