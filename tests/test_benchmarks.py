@@ -45,7 +45,6 @@ def measured(what, tmp_path, capsys, repeats):
 def test_loop_compares_fit_with_the_bare_step(tmp_path, capsys):
     printed, rows = measured("loop", tmp_path, capsys, repeats=2)
     assert [row["what"].split(", ")[1:] for row in rows] == [
-        ["steps of 1 ms", "constant batch"],
         ["steps of 5 ms", "constant batch"],
         ["steps of 5 ms", "shuffled batches", "reports written"],
     ]
