@@ -68,7 +68,9 @@ def fit(
             state = jax.jit(init, out_shardings=placement, compiler_options=ONCE)(init_key)
         start = int(state.step)
         if start > plan.steps:
-            raise ValueError(f"{workdir} is at step {start} already, beyond the {plan.steps} steps of the plan")
+            raise ValueError(
+                f"{workdir} is at step {start} already, beyond the {plan.steps} steps of the plan"
+            )
         step = jax.jit(make_step(task.loss, optimizer), donate_argnums=0, out_shardings=(placement, None))
         example = task.batch(start)
         sharding.check_batch(len(jax.tree.leaves(example)[0]) * jax.process_count(), mesh)
