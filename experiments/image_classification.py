@@ -17,6 +17,7 @@ from dlx.evaluate import collected, mean_over
 from dlx.layers import augmentation
 from dlx.models import MODELS
 from dlx.nn import standardized
+from dlx.train import ONCE
 
 
 def make_task(config) -> Task:
@@ -93,7 +94,8 @@ def predictor(model: Model, *kept: str):
 
 def report(found) -> dict[str, float]:
     """Returns the classification metrics of collected "logits" [n, k] and "label" [n]."""
-    sums, counts, bins = jax.device_get(jax.jit(tally)(found["logits"], found["label"]))
+    once = jax.jit(tally, compiler_options=ONCE)
+    sums, counts, bins = jax.device_get(once(found["logits"], found["label"]))
     error = metrics.calibration_error(bins)
     return metrics.summarize(sums) | metrics.classification_report(counts) | {"calibration_error": error}
 
