@@ -96,11 +96,12 @@ def verdict(mean: float, spread: float | None, published) -> str:
 
 def seconds(records) -> float:
     """Returns the time a run spent on training steps, from the speeds it wrote."""
-    total, last = 0.0, 0
+    total, before, step = 0.0, 0, 0
     for record in records:
+        if record["step"] != step:
+            before, step = step, record["step"]
         if record["set"] == "speed":
-            total += (record["step"] - last) / record["steps_per_second"]
-        last = record["step"]
+            total += (step - before) / record["steps_per_second"]
     return total
 
 
