@@ -1,7 +1,11 @@
 import json
+import types
+from pathlib import Path
 
 import pytest
 
+from dlx import configuration
+from experiments.__main__ import main
 from experiments.commands import report, reproduce
 from experiments.commands.reproduce import find, line, seconds, verdict
 
@@ -47,23 +51,16 @@ def test_training_time_is_that_of_the_steps_alone():
 
 def test_one_smoke_run_is_trained_measured_written_and_shown(tmp_path, monkeypatch, capfd):
     """The whole path on the default config, shortened; what it writes is what the tables read."""
-    from pathlib import Path
-
-    from experiments.__main__ import main
-
     monkeypatch.chdir(Path(__file__).parent.parent)
     monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results")
-    from dlx import configuration
-
     full = configuration.load
 
     def short(path, overrides=()):
         return full(f"{path}:smoke", overrides)
 
     monkeypatch.setattr(configuration, "load", short)
-    monkeypatch.setattr(
-        reproduce.subprocess, "run", lambda command, check: main([*command[3:4], *command[4:]])
-    )
+    here = types.SimpleNamespace(run=lambda command, check: main(command[3:]))  # not in a process of its own
+    monkeypatch.setattr(reproduce, "subprocess", here)
     assert main(["reproduce", "digits", "--seeds=2", f"--workdir={tmp_path / 'runs'}"]) == 0
     result = json.loads((tmp_path / "results" / "image_classification" / "digits.json").read_text())
     assert result["seeds"] == [0, 1] and len(result["values"]) == 2 and result["verdict"] == "baseline"
