@@ -135,7 +135,9 @@ def demo(config, variables, folder: Path) -> list[Path]:
 
     order = np.argsort(belief[np.arange(len(label)), label], kind="stable")  # least believed truth first
     mistakes = order[wrong[order]][:16]
-    chosen = np.concatenate([mistakes, np.flatnonzero(~wrong)[: 32 - len(mistakes)]])
+    right = np.flatnonzero(~wrong)  # of these, some from everywhere
+    spread = np.linspace(0, len(right) - 1, min(32 - len(mistakes), len(right))).astype(int)
+    chosen = np.concatenate([mistakes, right[spread]])
     captions = [
         f"{classes[guess[i]]} {belief[i, guess[i]]:.0%}" + (f"\ntrue {classes[label[i]]}" if wrong[i] else "")
         for i in chosen
