@@ -25,7 +25,7 @@ def load(path: str, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
     file, _, scale = path.partition(":")
     arguments = ["dlx", *overrides]
     values = flags.FlagValues()
-    config = _source(Path(file))(*([scale] if scale else []))
+    config = _retyped(_source(Path(file))(*([scale] if scale else [])), list, tuple)
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
         rest = values(arguments)
@@ -34,7 +34,17 @@ def load(path: str, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
         raise ConfigError(f"{path}: {reason}") from error
     if len(rest) > 1:
         raise ConfigError(f"cannot read {rest[1]!r}; write overrides as --config.key=value")
-    return values.config
+    return _retyped(values.config, tuple, list).lock()
+
+
+def _retyped(config: ConfigDict, old: type, new: type) -> ConfigDict:
+    """Copies a config, its `old` sequences as `new` ones: overrides are parsed for tuples, not for lists."""
+    copy = ConfigDict()
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            value = _retyped(value, old, new)
+        copy[key] = new(value) if isinstance(value, old) else value
+    return copy
 
 
 def _source(file: Path) -> Callable[..., ConfigDict]:

@@ -31,8 +31,13 @@ def placement(*axes: str) -> Sharding:
 
 
 def place(batch: Batch) -> Batch:
-    """Puts this process's rows of a batch on the devices, as global arrays split over the axis "data"."""
+    """Puts this process's rows of a batch on the devices, as global arrays split over the axis "data".
+
+    On one device the arrays stay as they are: the jitted function that gets them puts them there.
+    """
     sharding = placement("data")
+    if sharding.num_devices == 1:
+        return batch  # a jitted function takes numpy arrays by a shorter way
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)

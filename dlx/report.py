@@ -38,8 +38,7 @@ def opened(workdir: str | Path, steps: int, out: Any = None) -> Iterator[Report]
     if jax.process_index() > 0:
         yield Report(refuse_nonfinite, lambda start: None)
         return
-    from tensorboardX import SummaryWriter
-
+    writer = events()
     file = Path(workdir) / FILE
     with contextlib.ExitStack() as stack:
         show = stack.enter_context(console(steps, out or sys.stderr))
@@ -53,7 +52,7 @@ def opened(workdir: str | Path, steps: int, out: Any = None) -> Iterator[Report]
                 fresh.write_text("".join(json.dumps(record) + "\n" for record in kept))
                 fresh.replace(file)
                 sinks["lines"] = stack.enter_context(file.open("a"))
-            sinks["events"] = stack.enter_context(SummaryWriter(str(workdir), purge_step=start + 1))
+            sinks["events"] = stack.enter_context(writer(str(workdir), purge_step=start + 1))
             sinks["clock"] = (time.monotonic(), start)
 
         def put(step: int, name: str, values: Mapping[str, float]) -> None:
@@ -77,6 +76,19 @@ def opened(workdir: str | Path, steps: int, out: Any = None) -> Iterator[Report]
             show(step, name, values, rate)
 
         yield Report(write, resume)
+
+
+def events() -> type:
+    """Returns tensorboardX's SummaryWriter without torch, whose import it tries and scalars do not need."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 @contextlib.contextmanager

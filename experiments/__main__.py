@@ -1,6 +1,7 @@
 """python -m experiments COMMAND: finds the command, nothing else."""
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
         command = commands.add_parser(
-            name, help=text, description=text.capitalize() + ".", allow_abbrev=False
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
         )
         if argv[:1] == [name]:
             module = importlib.import_module(f"experiments.commands.{name}")
@@ -59,4 +60,6 @@ def raised_here(error: BaseException) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    gc.freeze()  # or Python searches all that JAX holds for garbage before it exits, half a second
+    sys.exit(status)

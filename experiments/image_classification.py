@@ -17,6 +17,7 @@ from dlx.evaluate import collected, mean_over
 from dlx.layers import augmentation
 from dlx.models import MODELS
 from dlx.nn import standardized
+from dlx.train import ONCE
 
 
 def make_task(config) -> Task:
@@ -93,7 +94,8 @@ def predictor(model: Model, *kept: str):
 
 def report(found) -> dict[str, float]:
     """Returns the classification metrics of collected "logits" [n, k] and "label" [n]."""
-    sums, counts, bins = jax.device_get(jax.jit(tally)(found["logits"], found["label"]))
+    once = jax.jit(tally, compiler_options=ONCE)
+    sums, counts, bins = jax.device_get(once(found["logits"], found["label"]))
     error = metrics.calibration_error(bins)
     return metrics.summarize(sums) | metrics.classification_report(counts) | {"calibration_error": error}
 
@@ -133,7 +135,9 @@ def demo(config, variables, folder: Path) -> list[Path]:
 
     order = np.argsort(belief[np.arange(len(label)), label], kind="stable")  # least believed truth first
     mistakes = order[wrong[order]][:16]
-    chosen = np.concatenate([mistakes, np.flatnonzero(~wrong)[: 32 - len(mistakes)]])
+    right = np.flatnonzero(~wrong)  # of these, some from everywhere
+    spread = np.linspace(0, len(right) - 1, min(32 - len(mistakes), len(right))).astype(int)
+    chosen = np.concatenate([mistakes, right[spread]])
     captions = [
         f"{classes[guess[i]]} {belief[i, guess[i]]:.0%}" + (f"\ntrue {classes[label[i]]}" if wrong[i] else "")
         for i in chosen

@@ -26,6 +26,8 @@ def test_overrides_keep_the_type_of_the_value(path):
     )
     assert (config.rate, config.model.name, config.wide, config.steps) == (2.0, "lenet", True, 7)
     assert isinstance(config.rate, float)
+    assert load(path, ["--config.model.hidden=[4,2,1]"]).model.hidden == [4, 2, 1]
+    assert load(path).model.hidden == [8, 8]
     assert load(path).steps == 10 and load(f"{path}:smoke").steps == 1
 
 

@@ -27,6 +27,6 @@ def test_every_file_and_command_that_is_named_exists():
     assert used and used <= set(COMMANDS)
 
 
-def test_the_table_is_the_one_of_the_results(monkeypatch):
+def test_the_tables_are_those_of_the_results(monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert report.insert(TEXT, report.table()) == TEXT, "run python -m experiments report"
+    assert report.insert(TEXT) == TEXT, "run python -m experiments report"

@@ -13,11 +13,11 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.seed, config.batch = 0, 128
     config.source = {"name": "digits", "validation": 0.1}
     config.augment = {"flip": False, "shift": 0.5, "rotate": 10.0, "scale": 0.1, "shear": 0.1}
-    config.model = {"name": "convnet", "widths": [32, 64], "depth": 2, "dropout": 0.3}
+    config.model = {"name": "convnet", "widths": [32, 64], "depth": 1, "dropout": 0.3}
     config.label_smoothing = 0.0
     config.optimizer = {"name": "adamw", "weight_decay": 0.02, "average": 0.99}
     config.schedule = {"name": "cosine", "peak": 4e-3, "warmup": 50}
-    config.plan = {"steps": 1000, "log_every": 50, "eval_every": 100, "save_every": 500}
+    config.plan = {"steps": 600, "log_every": 50, "eval_every": 100, "save_every": 300}
     if scale == "smoke":
         config.batch, config.model.widths = 64, [16, 32]
         config.optimizer.average, config.schedule.warmup = 0.95, 10

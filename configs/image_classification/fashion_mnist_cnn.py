@@ -1,5 +1,7 @@
 """Two convolutions on Fashion-MNIST.
 
+This network has 1.7 million parameters, the published one fewer than 100 thousand.
+
 python -m experiments train --config=configs/image_classification/fashion_mnist_cnn.py --workdir=runs/fashion
 """
 

@@ -13,9 +13,9 @@ QUESTIONS = {
     "startup": "from command to first step and to the finished digits run, against a plain PyTorch script",
 }
 SMOKE = {
-    "loop": {"milliseconds": (1, 5), "seconds": 0.05, "batch": 32},
+    "loop": {"milliseconds": (5,), "seconds": 0.05, "batch": 32},
     "input": {"smoke": True},
-    "startup": {"path": commands.DEFAULT + ":smoke"},
+    "startup": {"path": commands.DEFAULT + ":smoke", "caches": ("empty",)},
 }
 
 
@@ -43,9 +43,7 @@ def run(arguments) -> None:
         raise RuntimeError(
             f"benchmark {arguments.what} measures against PyTorch, which is not installed: pip install torch"
         )
-    commands.use_data(arguments)
-    if arguments.what == "loop":
-        commands.use_cache()
+    commands.start(arguments)
 
     from experiments.speed import table
 

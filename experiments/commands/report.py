@@ -6,54 +6,83 @@ from pathlib import Path
 from experiments.commands.reproduce import RESULTS, value
 
 README = Path("README.md")
-BEGIN, END = "<!-- results: python -m experiments report -->", "<!-- end of results -->"
+SPEED = RESULTS / "speed"  # what `benchmark --json` wrote, one file per question
 
 
 def add_arguments(parser) -> None:
     """Adds --check."""
     parser.add_argument(
-        "--check", action="store_true", help="fail when the table is not up to date, write nothing"
+        "--check", action="store_true", help="fail when the tables are not up to date, write nothing"
     )
 
 
 def run(arguments) -> int:
-    """Writes the table between its two markers in README.md, from experiments/results alone."""
+    """Writes the tables between their markers in README.md, from experiments/results alone."""
     text = README.read_text()
-    new = insert(text, table())
+    new = insert(text)
     if arguments.check:
-        print("the table in README.md is up to date" if new == text else "run python -m experiments report")
+        print("the tables in README.md are up to date" if new == text else "run python -m experiments report")
         return int(new != text)
     README.write_text(new)
-    print(f"{README} holds {len(list(RESULTS.glob('*/*.json')))} results")
+    print(f"{README} holds {len(results())} results and {len(list(SPEED.glob('*.json')))} benchmarks")
     return 0
 
 
-def table() -> str:
-    """Returns every result as a row of a Markdown table."""
-    rows = [
-        "| application | config | metric | measured | seeds | published | verdict | hardware |",
-        "|" + " --- |" * 8,
-    ]
-    for file in sorted(RESULTS.glob("*/*.json")):
+def insert(text: str) -> str:
+    """Returns the text of README.md with both tables; raises ValueError when a marker is missing."""
+    for name, table in {"results": accuracies(), "speed": speeds()}.items():
+        begin, end = f"<!-- {name}: python -m experiments report -->", f"<!-- end of {name} -->"
+        if begin not in text or end not in text:
+            raise ValueError(f"{README} lacks the lines {begin!r} and {end!r} between which a table goes")
+        head, rest = text.split(begin, 1)
+        text = f"{head}{begin}\n{table}\n{end}{rest.split(end, 1)[1]}"
+    return text
+
+
+def results() -> list[Path]:
+    """Returns the files that `reproduce` wrote."""
+    return sorted(file for file in RESULTS.glob("*/*.json") if file.parent != SPEED)
+
+
+def accuracies() -> str:
+    """Returns every result of `reproduce` as a row of a Markdown table."""
+    rows = []
+    for file in results():
         result = json.loads(file.read_text())
-        published = result["published"]
-        cells = [
-            file.parent.name,
-            f"[{file.stem}](configs/{file.parent.name}/{file.stem}.py)",
-            result["metric"],
-            value(result),
-            str(len(result["seeds"])),
-            f"{published['value']:g} ({published['source']})" if published else "",
-            result["verdict"],
-            result["hardware"],
-        ]
-        rows.append("| " + " | ".join(cells) + " |")
-    return "\n".join(rows)
+        published, machine = result["published"], result["machine"]
+        rows.append(
+            [
+                file.parent.name,
+                f"[{file.stem}](configs/{file.parent.name}/{file.stem}.py)",
+                result["metric"],
+                value(result),
+                str(len(result["seeds"])),
+                f"{published['value']:g} ({published['source']})" if published else "",
+                result["verdict"],
+                machine["device"] if "cpu" not in machine["device"] else f"{machine['cores']} CPU cores",
+            ]
+        )
+    heading = ["application", "config", "metric", "measured", "seeds", "published", "verdict", "hardware"]
+    return markdown(heading, rows)
 
 
-def insert(text: str, table: str) -> str:
-    """Returns `text` with `table` between the markers; raises ValueError when they are missing."""
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"{README} lacks the lines {BEGIN!r} and {END!r} between which the table goes")
-    head, rest = text.split(BEGIN, 1)
-    return f"{head}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}"
+def speeds() -> str:
+    """Returns every row of the benchmarks as a row of a Markdown table."""
+    rows = []
+    for file in sorted(SPEED.glob("*.json")):
+        found = json.loads(file.read_text())
+        machine = found["machine"]
+        for row in found["rows"]:
+            low, high = row["quartiles"]
+            if "overhead" in row:
+                ratio = f"{row['overhead']:+.1%} ({low:+.1%} to {high:+.1%})"
+            else:
+                ratio = f"{row['times_as_fast']:.2f}x as fast ({low:.2f} to {high:.2f})"
+            hardware = f"{machine['cores']} cores of {machine['processor']}"
+            rows.append([found["benchmark"], row["what"], row["peer"], ratio, hardware])
+    return markdown(["benchmark", "what", "peer", "dlx, median (quartiles)", "hardware"], rows)
+
+
+def markdown(heading: list[str], rows: list[list[str]]) -> str:
+    """Returns a Markdown table."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [heading, ["---"] * len(heading), *rows])

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -61,6 +59,7 @@ def summarize(config, workdirs) -> dict:
     import jax
 
     from dlx import report
+    from experiments.speed.table import machine
 
     records = [report.read(workdir) for workdir in workdirs]
     tests = [next(r for r in run if r["set"] == "test") for run in records]
@@ -80,9 +79,7 @@ def summarize(config, workdirs) -> dict:
         "curve": [[r["step"], r[metric]] for r in records[0] if r["set"] == "validation" and metric in r],
         "train_seconds": [round(seconds(run), 1) for run in records],
         "config_sha256": hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest(),
-        "commit": commit(),
-        "hardware": hardware(),
-        "versions": {"python": platform.python_version(), "jax": jax.__version__},
+        "machine": machine() | {"device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}"},
     }
 
 
@@ -99,35 +96,13 @@ def verdict(mean: float, spread: float | None, published) -> str:
 
 def seconds(records) -> float:
     """Returns the time a run spent on training steps, from the speeds it wrote."""
-    total, last = 0.0, 0
+    total, before, step = 0.0, 0, 0
     for record in records:
+        if record["step"] != step:
+            before, step = step, record["step"]
         if record["set"] == "speed":
-            total += (record["step"] - last) / record["steps_per_second"]
-        last = record["step"]
+            total += (step - before) / record["steps_per_second"]
     return total
-
-
-def commit() -> str:
-    """Returns the commit of the checkout, with "+" when files differ from it."""
-
-    def git(*words):
-        return subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()
-
-    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-
-
-def hardware() -> str:
-    """Returns the kind and number of the devices that a run uses."""
-    import jax
-
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        return f"{len(jax.devices())} x {device.device_kind}"
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next(
-        (text.split(":")[1].strip() for text in lines if text.startswith("model name")), platform.machine()
-    )
-    return f"{model}, {os.cpu_count()} cores"
 
 
 def value(result: dict) -> str:

@@ -43,7 +43,7 @@ def measure(
     repeats: int | None = None,
     *,
     milliseconds: tuple[float, ...] = (1, 5, 20),
-    seconds: float = 0.5,
+    seconds: float = 2.0,
     batch: int = 128,
 ) -> Found:
     """Measures steps of about these `milliseconds`, each side for about `seconds` at a time."""

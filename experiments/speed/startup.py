@@ -1,14 +1,15 @@
 """From command to first step, and to the finished digits run, against a plain PyTorch script.
 
-Both sides are commands, each in a process of its own, and all times are on the caller's clock, from the start
-of the process. "First step": until the numbers of step 1 are printed, in a command that differs from the run in
-`plan.log_every=1` alone and is killed then. (dlx prints them when step 3 is under way, as its loop never waits
-for the step it has just started; that is to its disadvantage.) "Finished run": until the process has ended, with
-its checkpoints and the test. dlx is measured with an empty compilation cache and again with the one that the
-former run has filled; the same numbers of the peer stand beside both.
+Both sides are commands, each in a process of its own, timed by the caller from the start of the process.
+"First step": until the numbers of step 1 are printed, in a command that differs from the run in
+`plan.log_every=1` alone and is killed then. (dlx prints them when step 3 is under way, as its loop never
+waits for the step it has just started: a delay that counts against it.) "Finished run": until the process has
+ended, with its checkpoints and the test. dlx is measured with an empty compilation cache, and again with one
+that an earlier run has filled; the same numbers of the peer stand beside both.
 """
 
 import collections
+import functools
 import os
 import re
 import signal
@@ -24,13 +25,16 @@ from experiments.commands import DEFAULT
 from experiments.speed.table import HOME, Found, Row, in_turns
 
 REPEATS = 5
+UNTIL = ("first step", "finished run")
 PEER = "experiments/speed/torch_digits.py"
 FIRST = re.compile(r"step +1/\d+ +train")
 ACCURACY = re.compile(r"^ +accuracy +([\d.]+)|test .* accuracy ([\d.]+)", re.MULTILINE)
 
 
-def measure(repeats: int | None = None, *, path: str = DEFAULT) -> Found:
-    """Measures both commands on the config at `path`."""
+def measure(
+    repeats: int | None = None, *, path: str = DEFAULT, caches: tuple[str, ...] = ("empty", "filled")
+) -> Found:
+    """Measures both commands on the config at `path`, dlx with each of the compilation `caches`."""
     every = ["--config.plan.log_every=1"]
     accuracies: dict[str, list[float]] = {"dlx": [], "PyTorch": []}
     with tempfile.TemporaryDirectory() as name:
@@ -41,32 +45,33 @@ def measure(repeats: int | None = None, *, path: str = DEFAULT) -> Found:
         def fresh() -> Path:
             return Path(tempfile.mkdtemp(dir=folder))
 
-        def ours(cache: Path | None, first: bool) -> float:
+        def ours(cache: str, first: bool) -> float:
             overrides = every if first else []
             arguments = ["train", f"--config={path}", f"--workdir={fresh()}", *overrides]
-            seconds, text = clocked(["-m", "experiments", *arguments], cache or fresh(), first)
-            return seconds if first else noted("dlx", seconds, text)
+            programs = filled if cache == "filled" else fresh()
+            return run("dlx", ["-m", "experiments", *arguments], programs, first)
 
         def theirs(first: bool) -> float:
             numbers = folder / ("first.json" if first else "run.json")
-            seconds, text = clocked([PEER, str(numbers), str(fresh())], folder, first)
-            return seconds if first else noted("PyTorch", seconds, text)
+            return run("PyTorch", [PEER, str(numbers), str(fresh())], folder, first)
 
-        def noted(side: str, seconds: float, text: str) -> float:
-            accuracies[side].append(accuracy(text))
+        def run(side: str, arguments: list[str], programs: Path, first: bool) -> float:
+            seconds, text = clocked(arguments, programs, first)
+            if not first:
+                accuracies[side].append(accuracy(text))
             return seconds
 
-        warm = fresh()
-        ours(warm, first=False), theirs(first=True)  # fills the cache, and reads libraries from the disk once
-        accuracies["dlx"].clear()
-        sides = {
-            ("dlx", "first step", "empty"): lambda: ours(None, first=True),
-            ("dlx", "first step", "filled"): lambda: ours(warm, first=True),
-            ("PyTorch", "first step"): lambda: theirs(first=True),
-            ("dlx", "finished run", "empty"): lambda: ours(None, first=False),
-            ("dlx", "finished run", "filled"): lambda: ours(warm, first=False),
-            ("PyTorch", "finished run"): lambda: theirs(first=False),
-        }
+        filled = fresh()
+        if "filled" in caches:
+            ours("filled", first=False)
+            theirs(first=True)  # the libraries of both sides have been read from the disk once
+            accuracies["dlx"].clear()
+        sides = {}
+        for until in UNTIL:
+            first = until == "first step"
+            for cache in caches:
+                sides["dlx", until, cache] = functools.partial(ours, cache, first)
+            sides["PyTorch", until, ""] = functools.partial(theirs, first)
         seconds = in_turns(repeats or REPEATS, sides)
     rows = [
         Row(
@@ -74,10 +79,10 @@ def measure(repeats: int | None = None, *, path: str = DEFAULT) -> Found:
             "plain PyTorch script",
             "s",
             seconds["dlx", until, cache],
-            seconds["PyTorch", until],
+            seconds["PyTorch", until, ""],
         )
-        for until in ("first step", "finished run")
-        for cache in ("empty", "filled")
+        for until in UNTIL
+        for cache in caches
     ]
     scores = ", ".join(f"{side} {statistics.median(values):.4f}" for side, values in accuracies.items())
     return Found(rows, [f"median test accuracy: {scores}"])
@@ -85,7 +90,7 @@ def measure(repeats: int | None = None, *, path: str = DEFAULT) -> Found:
 
 def clocked(arguments: list[str], cache: Path, first: bool) -> tuple[float, str]:
     """Runs a Python command; returns its seconds, until its first step or its end, and what it printed."""
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONPATH": str(HOME)}
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
     clock = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, *arguments],

@@ -135,4 +135,7 @@ def machine() -> dict[str, str]:
         commit = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
-    return facts | {"commit": commit, "platform": sys.platform}
+    facts |= {"commit": commit, "platform": sys.platform}
+    if hasattr(os, "getloadavg"):  # what else ran in the last minute, and what was measured
+        facts["load"] = f"{os.getloadavg()[0]:.1f}"
+    return facts

@@ -72,7 +72,7 @@ def main(config: dict, folder: Path) -> float:
 
 
 def load(validation: float) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Returns train, validation and test images [n, 1, 8, 8] and labels, a fifth of each class for the test."""
+    """Returns images [n, 1, 8, 8] and labels of each split; a fifth of each class is the test."""
     spec = importlib.util.find_spec("sklearn")  # found, not imported: that alone would take a second
     file = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     with gzip.open(file) as stream:
