@@ -22,7 +22,7 @@ HOME = Path(__file__).resolve().parent.parent
 
 
 def main(argv: list[str]) -> int:
-    """Runs a command; returns the exit status: 0, 2 for something the user can mend."""
+    """Runs a command; returns the exit status: 0, 2 for what the user can mend, 130 when interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments",
         description="Launch experiments. Without --config the default one trains on embedded data.",
@@ -46,6 +46,9 @@ def main(argv: list[str]) -> int:
         arguments.overrides = overrides
     try:
         return module.run(arguments) or 0
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
     except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
         if not raised_here(error) or os.environ.get("DLX_TRACEBACK"):
             raise

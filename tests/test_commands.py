@@ -97,6 +97,10 @@ def test_another_config_is_refused_and_the_difference_shown(trained, capsys):
         (["--config.source.name=digit"], "did you mean 'digits'"),
         (["--config.plan.steps=0"], "steps"),
         (["--config.batch=0"], "batch"),
+        (
+            ["--config.batch=12"],
+            "use a multiple of 8, for example 8 or 16",
+        ),  # on the eight devices of the tests
     ],
 )
 def test_bad_input_is_named_and_leaves_no_workdir(arguments, message, tmp_path, capsys):
@@ -153,3 +157,14 @@ def test_list_shows_every_config(capsys):
     assert main(["list", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert sorted(row["config"] for row in rows) == sorted(configs)
+
+
+def test_an_interrupted_command_says_how_to_go_on(monkeypatch, capsys):
+    from experiments.commands import list as command
+
+    def interrupt(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run", interrupt)
+    assert main(["list"]) == 130
+    assert "goes on from the last checkpoint" in capsys.readouterr().err

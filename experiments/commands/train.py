@@ -26,7 +26,6 @@ def run(arguments) -> None:
 
     runs.check(arguments.workdir, config)
     run = runs.build(config)
-    runs.claim(arguments.workdir, config)
     mesh = sharding.mesh()
     evaluators = dict(run.task.evaluators)
     test = evaluators.pop("test", None)  # the test data is measured once, after training
@@ -37,6 +36,9 @@ def run(arguments) -> None:
             print(report.summary(layout, compiled, mesh, run.experiment.describe(config)), file=sys.stderr)
             if start:
                 print(f"resuming {arguments.workdir} at step {start}", file=sys.stderr)
+            runs.claim(
+                arguments.workdir, config
+            )  # now that all is built: what fails before leaves no workdir
             reports.resume(start)
 
         state = train.fit(
