@@ -10,8 +10,18 @@ import optax
 from dlx import checkpoint, feed, metrics, sharding
 from dlx.core import Batch, Key, Metrics, Plan, Task, TrainState, Variables
 
-ONCE = {"xla_backend_optimization_level": 0}  # what runs once is compiled in a third of the time
+ONCE = {"xla_backend_optimization_level": 0}  # what runs once is compiled for speed of compilation
 AHEAD = 4  # steps dispatched before the numbers of one are read
+
+
+def make_init(task: Task, optimizer: optax.GradientTransformation) -> Callable:
+    """Returns the pure function `key -> TrainState`: the state before the first step."""
+
+    def init(key: Key) -> TrainState:
+        variables = task.init(key)
+        return TrainState(jnp.int32(0), variables, optimizer.init(variables.params))
+
+    return init
 
 
 def make_step(loss, optimizer: optax.GradientTransformation) -> Callable:
@@ -55,10 +65,7 @@ def fit(
     """
     mesh = sharding.mesh() if mesh is None else mesh
     init_key, step_key = jax.random.split(jax.random.key(seed))
-
-    def init(key: Key) -> TrainState:
-        variables = task.init(key)
-        return TrainState(jnp.int32(0), variables, optimizer.init(variables.params))
+    init = make_init(task, optimizer)
 
     with jax.set_mesh(mesh), checkpoint.store(workdir) as store:
         layout = sharding.layout(jax.eval_shape(init, init_key), mesh)

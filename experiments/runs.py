@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from dlx import checkpoint, optimizers, sharding
+from dlx import checkpoint, optimizers, sharding, train
 from dlx.configuration import ConfigError, difference, lookup, read, save
-from dlx.core import Plan, Task, TrainState, Variables
+from dlx.core import Plan, Task, Variables
 from experiments import EXPERIMENTS
 
 CONFIG = "config.json"
@@ -55,11 +54,7 @@ def restore(workdir: Path) -> tuple[Any, Run, int, Variables]:
     """Returns the config, the run, the newest checkpoint's step, and its variables to evaluate."""
     config = read(workdir / CONFIG)
     run = build(config)
-
-    def init(key):
-        variables = run.task.init(key)
-        return TrainState(jnp.int32(0), variables, run.optimizer.init(variables.params))
-
+    init = train.make_init(run.task, run.optimizer)
     with checkpoint.store(workdir) as store:
         state = store.restore(sharding.layout(jax.eval_shape(init, jax.random.key(0)), sharding.mesh()))
     if state is None:

@@ -13,8 +13,8 @@ def max_pool(
 
     Windows start every `stride` pixels, by default side by side; `padding` pixels of minus infinity surround
     the image. The maximum of strided slices, over rows and then over columns: forward as fast as a window
-    reduction, and its gradient, elementwise, more than 10 times faster on a CPU than XLA's scatter into
-    windows. Where pixels of a window are equal they share the gradient.
+    reduction, and its gradient, elementwise, much faster on a CPU than XLA's scatter into windows
+    (experiments/LOG.md). Where pixels of a window are equal they share the gradient.
     """
     stride = stride or size
     if padding:

@@ -163,7 +163,7 @@ def histogram(images: Float[Array, "b h w c"]) -> Int[Array, "b 256 c"]:
     batch, _, _, channels = images.shape
     pixels = images.reshape(batch, -1, channels).astype(jnp.int32)
     place = (jnp.arange(batch)[:, None, None] * 256 + pixels) * channels + jnp.arange(channels)
-    # one flat sum: 70 times faster on a CPU than products of indicators
+    # one flat sum: far faster on a CPU than products of indicators
     return jnp.zeros(batch * 256 * channels, jnp.int32).at[place].add(1).reshape(batch, 256, channels)
 
 

@@ -36,9 +36,8 @@ def run(arguments) -> None:
             print(report.summary(layout, compiled, mesh, run.experiment.describe(config)), file=sys.stderr)
             if start:
                 print(f"resuming {arguments.workdir} at step {start}", file=sys.stderr)
-            runs.claim(
-                arguments.workdir, config
-            )  # now that all is built: what fails before leaves no workdir
+            # only now that all is built: what fails before leaves no workdir
+            runs.claim(arguments.workdir, config)
             reports.resume(start)
 
         state = train.fit(
