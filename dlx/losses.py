@@ -32,6 +32,35 @@ def softmax_cross_entropy(
     return (1.0 - label_smoothing) * losses + label_smoothing * uniform
 
 
+def chunked_cross_entropy(
+    states: Float[Array, "*b d"],
+    matrix: Float[Array, "k d"],
+    labels: Integer[Array | np.ndarray, "*b"],
+    label_smoothing: int | float = 0.0,
+    *,
+    chunk: int = 2048,
+) -> Float[Array, "*b"]:
+    """Returns `softmax_cross_entropy` of the logits `states @ matrix.T`, which are never there as a whole.
+
+    Logits of `chunk` states at a time are made in float32, and made again for the gradient, which the matrix
+    gathers in its own dtype. The products are in the dtype of the states. What a masked mean leaves out costs
+    its part of the work all the same.
+    """
+    if chunk < 1:
+        raise ValueError(f"a chunk holds at least one state, not {chunk}")
+
+    @jax.checkpoint
+    def part(states, labels):
+        logits = jnp.matmul(states, matrix.astype(states.dtype).T, preferred_element_type=jnp.float32)
+        return softmax_cross_entropy(logits, labels, label_smoothing)
+
+    rows, flat = states.reshape(-1, states.shape[-1]), jnp.asarray(labels).reshape(-1)
+    whole = len(rows) // chunk * chunk
+    pieces = rows[:whole].reshape(-1, chunk, rows.shape[1]), flat[:whole].reshape(-1, chunk)
+    losses = jax.lax.map(lambda piece: part(*piece), pieces).reshape(-1)
+    return jnp.concatenate([losses, part(rows[whole:], flat[whole:])]).reshape(labels.shape)
+
+
 def binary_cross_entropy(
     logits: Float[Array | np.ndarray, "b *d"], labels: Shaped[Array | np.ndarray, "b *d"]
 ) -> Float[Array, "b"]:

@@ -41,11 +41,14 @@ DLX = {  # module or package of dlx -> what it may import of dlx, what from outs
             "numpy",
             "sklearn",
             "tensorflow_datasets",
+            "tokenizers",
             "tqdm",
         },
     ),
     "train": ({"core", "metrics", "sharding", "checkpoint", "feed"}, {"jax", "optax"}),
     "evaluate": ({"core", "metrics", "feed"}, {"jax", "numpy"}),
+    "decoding": ({"core"}, {"jax", "jaxtyping"}),
+    "lora": ({"core"}, {"jax"}),
     "configuration": (set(), {"absl", "ml_collections"}),
 }
 

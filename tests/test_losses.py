@@ -61,6 +61,48 @@ def test_a_label_that_is_no_class_is_nan_and_a_mask_takes_it_out(label, smoothin
     assert np.isfinite(got).all() and not got[1].any()
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("chunk", [1, 4, 6, 100])
+def test_chunks_give_the_loss_and_the_gradients_of_the_whole(smoothing, chunk):
+    rng = np.random.default_rng(0)
+    states, matrix = jnp.float32(rng.normal(size=(2, 3, 5))), jnp.float32(rng.normal(size=(4, 5)))
+    labels, mask = np.array([[0, 3, 1], [2, -1, 0]]), np.array([[1, 1, 0], [1, 0, 1]])
+
+    def whole(states, matrix):
+        values = losses.softmax_cross_entropy(states @ matrix.T, labels, smoothing)
+        return metrics.mean(values, mask).total, values
+
+    def chunked(states, matrix):
+        values = losses.chunked_cross_entropy(states, matrix, labels, smoothing, chunk=chunk)
+        return metrics.mean(values, mask).total, values
+
+    expected = jax.jit(jax.grad(whole, argnums=(0, 1), has_aux=True))(states, matrix)
+    got = jax.jit(jax.grad(chunked, argnums=(0, 1), has_aux=True))(states, matrix)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got, expected)
+
+
+def test_logits_are_never_whole():
+    def bytes_of(loss):
+        shapes = [jax.ShapeDtypeStruct(s, d) for s, d in (((4096, 8), "float32"), ((5000, 8), "float32"))]
+        labels = jax.ShapeDtypeStruct((4096,), jnp.int32)
+        step = jax.jit(jax.grad(loss, argnums=(0, 1)))
+        return step.lower(*shapes, labels).compile().memory_analysis().temp_size_in_bytes
+
+    whole = 4 * 4096 * 5000
+    chunked = bytes_of(lambda *x: losses.chunked_cross_entropy(*x, chunk=256).sum())
+    assert chunked < whole / 4
+    assert bytes_of(lambda x, m, y: losses.softmax_cross_entropy(x @ m.T, y).sum()) > whole / 2
+
+
+def test_products_are_in_the_dtype_of_the_states_and_losses_in_float32():
+    states, matrix = jnp.ones((3, 4), jnp.bfloat16), jnp.ones((1000, 4))
+    got = losses.chunked_cross_entropy(states, matrix, np.array([1, 2, 3]), chunk=2)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, np.log(1000), rtol=1e-6)
+    with pytest.raises(ValueError, match="at least one state, not 0"):
+        losses.chunked_cross_entropy(states, matrix, np.array([1, 2, 3]), chunk=0)
+
+
 def test_binary_cross_entropy_averages_what_follows_the_batch():
     labels = np.eye(4)[LABELS]
     chance = 1 / (1 + np.exp(-np.float64(LOGITS)))

@@ -9,14 +9,15 @@ import gzip
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
 from dlx.data.builders import BUILDERS
 from dlx.data.builders.catalogue import Prepared, arrays, data_dir, prepare
-from dlx.data.splits import Arrays, check, held_out
+from dlx.data.splits import Arrays, Source, check, held_out
+from dlx.data.text_sources import TEXT_SOURCES
 
 __all__ = [
     "SOURCES",
@@ -32,17 +33,6 @@ __all__ = [
     "sign_language_digits",
     "synthetic_images",
 ]
-
-
-class Source(NamedTuple):
-    """A data set, checked.
-
-    `splits` has "train", "test" and, unless its fraction is 0, "validation". A split is a dict of arrays that
-    share their leading axis, or a sequence of examples that are decoded when read; see `dlx.data.splits`.
-    """
-
-    splits: dict[str, Any]
-    classes: tuple[str, ...]
 
 
 class Encoded:
@@ -175,6 +165,7 @@ SOURCES = {
     "fashion_mnist": fashion_mnist,
     "sign_language_digits": sign_language_digits,
     "synthetic_images": synthetic_images,
+    **TEXT_SOURCES,
 }
 
 

@@ -1,7 +1,7 @@
 """What a split is, the laws it obeys, and how one is held out of another."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt64
@@ -23,6 +23,17 @@ class Examples(Protocol):
 
 
 Split = Arrays | Examples
+
+
+class Source(NamedTuple):
+    """A data set, checked.
+
+    `splits` has "train", "test" and, unless its fraction is 0, "validation". A split is a dict of arrays that
+    share their leading axis, or a sequence of examples decoded when read. `classes` names the labels.
+    """
+
+    splits: dict[str, Any]
+    classes: tuple[str, ...]
 
 
 def length(split: Split) -> int:

@@ -82,3 +82,21 @@ def backward(epsilon, saved, cotangents):
 
 
 normalized.defvjp(forward, backward)
+
+
+class RMSNorm(nn.Module):
+    """Divides each vector by its root mean square and scales it (Zhang and Sennrich 2019).
+
+    The parameter "scale" and the mean are float32 whatever the compute `dtype`.
+    """
+
+    epsilon: float = 1e-6
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        """Returns `x` normalised over its last axis, in the compute dtype."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.epsilon)
+        return (wide * inverse * scale).astype(self.dtype)

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: the state dicts of torchvision and timm as `Variables`, and back.
+"""Weights from elsewhere: the state dicts of torchvision, timm and Hugging Face as `Variables`, and back.
 
     variables = pretrained.from_torchvision("resnet50", pretrained.load("resnet50.safetensors"))
     logits, _ = resnet.resnet50().apply(variables, images)
@@ -7,8 +7,11 @@ A state dict is a mapping of names to numpy arrays, so torch is not needed. What
 bit.
 """
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from dlx.core import Variables
-from dlx.pretrained import efficientnet, inception, resnet, vgg, vit
+from dlx.pretrained import bert, efficientnet, gpt, inception, llama, resnet, vgg, vit
 from dlx.pretrained.files import load
 from dlx.pretrained.preprocessing import PREPROCESSING, Preprocessing
 from dlx.pretrained.rules import Library, PretrainedError, StateDict, convert, revert
@@ -25,16 +28,25 @@ TIMM: dict[str, Library] = {
     **resnet.TIMM,
     **vit.TIMM,
 }
+Rule = TypeVar("Rule")
+HUGGINGFACE: dict[str, tuple[Callable[[StateDict], Variables], Callable[[Variables], dict]]] = {
+    "bert": (bert.from_huggingface, bert.to_huggingface),
+    "gpt2": (gpt.from_huggingface, gpt.to_huggingface),
+    "llama": (llama.from_huggingface, llama.to_huggingface),
+}
 
 __all__ = [
+    "HUGGINGFACE",
     "PREPROCESSING",
     "TIMM",
     "TORCHVISION",
     "Preprocessing",
     "PretrainedError",
+    "from_huggingface",
     "from_timm",
     "from_torchvision",
     "load",
+    "to_huggingface",
     "to_timm",
     "to_torchvision",
 ]
@@ -68,7 +80,21 @@ def to_timm(name: str, variables: Variables) -> dict:
     return revert(known(TIMM, name, "timm"), variables)
 
 
-def known(table: dict[str, Library], name: str, library: str) -> Library:
+def from_huggingface(name: str, state_dict: StateDict) -> Variables:
+    """Returns the `Variables` of "bert", "gpt2" or "llama" with the weights of its class in transformers.
+
+    Sizes and heads are those of the weights. Raises PretrainedError that lists every entry left over,
+    missing or misshaped.
+    """
+    return known(HUGGINGFACE, name, "Hugging Face")[0](state_dict)
+
+
+def to_huggingface(name: str, variables: Variables) -> dict:
+    """Returns the state dict that the class in transformers loads."""
+    return known(HUGGINGFACE, name, "Hugging Face")[1](variables)
+
+
+def known(table: dict[str, Rule], name: str, library: str) -> Rule:
     """Returns what a library calls the parts of a model, or says which models it knows."""
     if name not in table:
         raise PretrainedError(

@@ -46,7 +46,7 @@ class Library(NamedTuple):
     """
 
     entry: Callable[[Path], Entry]
-    head: str
+    head: str = ""
     size: int = 224
     ignored: tuple[str, ...] = ("num_batches_tracked",)
     today: Callable[[str], str] = str
@@ -86,10 +86,20 @@ def convert(library: Library, name: str, state_dict: StateDict) -> Variables:
     """
     state_dict = {library.today(there): weights for there, weights in state_dict.items()}
     head = np.atleast_1d(state_dict.get(library.head, np.zeros(1000)))
+    return fill(library, name, state_dict, shapes(name, len(head) or 1000, library.size))
+
+
+def fill(
+    library: Library, name: str, state_dict: StateDict, wanted: Mapping[Path, jax.ShapeDtypeStruct]
+) -> Variables:
+    """Returns `Variables` with the wanted leaves, each from its entry of a state dict of today's names.
+
+    Raises PretrainedError that lists what is left over, missing or misshaped; `name` is for the message.
+    """
     wrong: list[str] = []
     leaves: dict[Path, np.ndarray] = {}
     used: set[str] = set()
-    for path, leaf in shapes(name, len(head) or 1000, library.size).items():
+    for path, leaf in wanted.items():
         there, change = library.entry(path)
         used.add(there)
         if there not in state_dict:

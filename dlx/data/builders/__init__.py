@@ -6,6 +6,8 @@ A builder module imports TFDS and is imported only when its set must be prepared
 import importlib
 from typing import Any, NamedTuple
 
+from dlx.data.builders.text_classes import INTENTS, POLARITY, TOPICS
+
 
 class Builder(NamedTuple):
     """A data set of the catalogue; `module` has its TFDS builder, `Builder`, and what that reads, `RAW`."""
@@ -40,4 +42,11 @@ BUILDERS = {
     "sign_language_digits": Builder(
         "dlx.data.builders.sign_language_digits", "dlx_sign_language_digits", "1.0.0", DIGITS
     ),
+    "tiny_shakespeare": Builder("dlx.data.builders.tiny_shakespeare", "dlx_tiny_shakespeare", "1.0.0", ()),
+    "sentence_polarity": Builder(
+        "dlx.data.builders.sentence_polarity", "dlx_sentence_polarity", "1.0.0", POLARITY
+    ),
+    "clinc_oos": Builder("dlx.data.builders.clinc_oos", "dlx_clinc_oos", "1.0.0", INTENTS),
+    "tatoeba_deu_eng": Builder("dlx.data.builders.tatoeba_deu_eng", "dlx_tatoeba_deu_eng", "1.0.0", ()),
+    "self_dialogue": Builder("dlx.data.builders.self_dialogue", "dlx_self_dialogue", "1.0.0", TOPICS),
 }
