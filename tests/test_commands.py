@@ -1,5 +1,6 @@
 """The command line, as a user types it."""
 
+import io
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.__main__ import COMMANDS, main
+from experiments.commands import demo
 
 ROOT = Path(__file__).parent.parent
 SMOKE = "--config=configs/image_classification/digits.py:smoke"
@@ -168,3 +170,102 @@ def test_an_interrupted_command_says_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr(command, "run", interrupt)
     assert main(["list"]) == 130
     assert "goes on from the last checkpoint" in capsys.readouterr().err
+
+
+TEXT = ["--config=configs/language_modeling/shakespeare_small.py:smoke", "--config.plan.steps=6",
+        "--config.sampling.length=12"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory):
+    """A language model that was trained for a moment."""
+    workdir = tmp_path_factory.mktemp("writer") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        assert main(["train", *TEXT, f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+def typed(monkeypatch, data):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+
+
+def test_demo_prints_the_reply_to_a_prompt(writer, capsys):
+    assert main(["demo", f"--workdir={writer}", "--prompt", "the cat sees "]) == 0
+    said = capsys.readouterr().out
+    assert len(said) == 13 and said.endswith("\n")
+    assert not (writer / "figures").exists()
+    assert main(["demo", f"--workdir={writer}", "--prompt", "the cat sees "]) == 0
+    assert capsys.readouterr().out == said
+
+
+def test_a_chat_replies_to_every_line_with_its_history(monkeypatch, capsys):
+    heard = []
+
+    def answer(turns):
+        heard.append(list(turns))
+        if turns[-1] == "hush":
+            raise ValueError("I was told to hush")
+        yield from ("<", turns[-1], ">")
+
+    typed(monkeypatch, "one\n\n  \nhush\ntwo é\nthree".encode())
+    assert demo.chat(answer, demo.typed()) == 2  # for the turn that failed
+    printed = capsys.readouterr()
+    assert printed.out == "<one>\n<two é>\n<three>\n" and printed.err == "error: I was told to hush\n"
+    history = ["one", "<one>", "two é", "<two é>", "three"]
+    assert heard == [["one"], ["one", "<one>", "hush"], history[:3], history]
+
+
+def test_a_chat_reads_standard_input_and_ends_with_it(writer, monkeypatch, capsys):
+    typed(monkeypatch, b"the cat\na dog\n")
+    assert main(["demo", f"--workdir={writer}", "--chat"]) == 0
+    assert capsys.readouterr().out.count("\n") >= 2
+    typed(monkeypatch, b"")
+    assert main(["demo", f"--workdir={writer}", "--chat"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "arguments, line, message",
+    [
+        (["--prompt", ""], b"", "the prompt is empty"),
+        (["--prompt", "€"], b"", "'€' (U+20AC) at position 0 is none of the"),
+        (["--chat"], b"caf\xe9\n", "line 1 of standard input is not UTF-8: byte 0xe9 at offset 3"),
+    ],
+)
+def test_what_cannot_be_replied_to_is_named(arguments, line, message, writer, monkeypatch, capsys):
+    typed(monkeypatch, line)
+    assert main(["demo", f"--workdir={writer}", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err and not printed.out
+
+
+def test_an_experiment_without_replies_says_so(trained, capsys):
+    workdir, _ = trained
+    assert main(["demo", f"--workdir={workdir}", "--prompt", "hello"]) == 2
+    assert "image_classification has no replies" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["demo", f"--workdir={workdir}", "--prompt", "hello", "--chat"])
+
+
+def test_the_demo_of_a_language_model_draws_its_held_out_split(writer, capsys):
+    assert main(["demo", f"--workdir={writer}"]) == 0
+    assert "validation after 6 steps" in capsys.readouterr().out
+    for name in ("curves", "loss_by_position", "samples"):
+        assert (writer / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_tokenizer_is_saved_with_the_run_and_another_one_refused(writer, capsys):
+    from dlx.data import tokenizer
+
+    file = writer / "tokenizer.json"
+    text = file.read_text(encoding="utf-8")
+    assert tokenizer.from_json(text).json == text
+    try:
+        tokenizer.save(tokenizer.characters(["another"]), file)
+        for command in (["train", *TEXT], ["evaluate"], ["demo"]):
+            assert main([*command, f"--workdir={writer}"]) == 2
+            assert "tokenizer.json is not what language_modeling makes" in capsys.readouterr().err
+        assert tokenizer.load(file).size == 7  # untouched by those who refused it
+    finally:
+        file.write_text(text, encoding="utf-8")

@@ -1,30 +1,101 @@
-"""Draw the figures of a trained workdir."""
+"""Draw the figures of a trained workdir, or talk to it."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
 
 from experiments import commands
 
 
 def add_arguments(parser) -> None:
-    """Adds --workdir and the places of data."""
+    """Adds --workdir, the ways to talk to a language model, and the places of data."""
     commands.add_workdir(parser)
+    talk = parser.add_mutually_exclusive_group()
+    talk.add_argument("--prompt", metavar="TEXT", help="instead of figures, print the reply to this")
+    talk.add_argument(
+        "--chat",
+        action="store_true",
+        help="instead of figures, talk: a line of standard input is a turn, the model knows those before; "
+        "Ctrl-D ends",
+    )
     commands.add_data(parser)
 
 
-def run(arguments) -> None:
-    """Prints the test results and writes learning curves and the experiment's pictures to workdir/figures."""
+def run(arguments) -> int:
+    """Prints the held-out results and draws into workdir/figures; or prints replies as they are decoded."""
     commands.start(arguments)
 
     import jax
 
-    from dlx import figures, report, sharding
+    from dlx import sharding
     from experiments import runs
 
     config, run, step, variables = runs.restore(arguments.workdir)
-    folder = arguments.workdir / "figures"
     with jax.set_mesh(sharding.mesh()):
-        found = run.task.evaluators["test"](variables)
-        pictures = run.experiment.demo(config, variables, folder)
-    records = report.read(arguments.workdir)
+        if arguments.prompt is None and not arguments.chat:
+            return draw(config, run, step, variables, arguments.workdir)
+        if not hasattr(run.experiment, "reply"):
+            raise ValueError(
+                f"{config.experiment} has no replies: --prompt and --chat are for runs of language models; "
+                "leave them out to see the figures"
+            )
+        answer = run.experiment.reply(config, variables)
+        if arguments.chat:
+            return chat(answer, typed())
+        say(answer([arguments.prompt]))
+    return 0
+
+
+def draw(config, run, step: int, variables, workdir) -> int:
+    """Prints the results on the last held-out split and draws the figures of the experiment and the run."""
+    from dlx import figures, report
+
+    split = "test" if "test" in run.task.evaluators else list(run.task.evaluators)[-1]
+    folder = workdir / "figures"
+    found = run.task.evaluators[split](variables)
+    pictures = run.experiment.demo(config, variables, folder)
+    records = report.read(workdir)
     shown = [name for name in records[0] if name not in ("step", "set", "grad_norm")]
     pictures.append(figures.learning_curves(records, shown, folder / "curves.png"))
-    print(f"test after {step} steps", report.table(found), sep="\n")
+    print(f"{split} after {step} steps", report.table(found), sep="\n")
     print("figures:", *pictures, sep="\n  ")
+    return 0
+
+
+def chat(answer: Callable[[list[str]], Iterable[str]], lines: Iterable[bytes]) -> int:
+    """Replies to each line, knowing the turns before; returns 2 when one could not be replied to, else 0.
+
+    Such a turn, and those that are blank, are forgotten.
+    """
+    from dlx.data.tokenizer import utf8
+
+    turns: list[str] = []
+    status = 0
+    for number, line in enumerate(lines, 1):
+        try:
+            prompt = utf8(line, f"line {number} of standard input").strip()
+            if prompt:
+                turns += [prompt, say(answer([*turns, prompt]))]
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 2
+    return status
+
+
+def say(words: Iterable[str]) -> str:
+    """Prints pieces of text as they come, and a line break; returns the text."""
+    said = []
+    for piece in words:
+        print(piece, end="", flush=True)
+        said.append(piece)
+    print(flush=True)
+    return "".join(said)
+
+
+def typed() -> Iterator[bytes]:
+    """Yields the lines of standard input, asked for with a prompt where that is a terminal."""
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", flush=True)
+        if not (line := sys.stdin.buffer.readline()):
+            return
+        yield line

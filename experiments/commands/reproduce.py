@@ -62,7 +62,7 @@ def summarize(config, workdirs) -> dict:
     from experiments.speed.table import machine
 
     records = [report.read(workdir) for workdir in workdirs]
-    tests = [next(r for r in run if r["set"] == "test") for run in records]
+    tests = [measured(run) for run in records]
     published = config.get("published")
     metric = published.metric if published else next(key for key in tests[0] if key not in ("step", "set"))
     values = [test[metric] for test in tests]
@@ -81,6 +81,12 @@ def summarize(config, workdirs) -> dict:
         "config_sha256": hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest(),
         "machine": machine() | {"device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}"},
     }
+
+
+def measured(records) -> dict:
+    """Returns what a finished run measured on its test data or, where there are none, last on validation."""
+    sets = {record["set"]: record for record in records}
+    return sets.get("test", sets["validation"])
 
 
 def verdict(mean: float, spread: float | None, published) -> str:

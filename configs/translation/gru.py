@@ -1,0 +1,37 @@
+"""A GRU encoder and decoder with attention (Bahdanau et al. 2015), German to English: Tatoeba's sentences.
+
+python -m experiments train --config=configs/translation/gru.py --workdir=runs/gru
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(scale: str = "full") -> ConfigDict:
+    """Returns the config; the smoke variant learns a made-up language of 26 words."""
+    config = ConfigDict()
+    config.experiment = "translation"
+    config.seed, config.batch = 0, 64
+    config.source = {"name": "tatoeba_deu_eng"}
+    config.tokenizer = {"name": "bpe", "size": 4000}
+    config.lengths, config.longest = [9, 13, 24], 64
+    config.model = {
+        "name": "seq2seq",
+        "width": 256,
+        "depth": 1,
+        "cell": "gru",
+        "attention": "additive",
+        "dropout": 0.2,
+    }
+    config.label_smoothing = 0.1
+    config.optimizer = {"name": "adamw", "weight_decay": 0.01, "clip": 1.0, "average": 0.995}
+    config.schedule = {"name": "cosine", "peak": 1.5e-3, "warmup": 200}
+    config.plan = {"steps": 5000, "log_every": 100, "eval_every": 1000, "save_every": 500}
+    config.beams, config.length_penalty = 4, 0.6
+    if scale == "smoke":
+        config.source = {"name": "synthetic_pairs"}
+        config.tokenizer.size = 400
+        config.batch, config.lengths, config.longest = 32, [10, 16], 24
+        config.model.width = 32
+        config.optimizer.average, config.schedule = 0.9, {"name": "cosine", "peak": 5e-3, "warmup": 5}
+        config.plan = {"steps": 60, "log_every": 10, "eval_every": 30, "save_every": 30}
+    return config
