@@ -50,6 +50,35 @@ def held_out(labels: Int[np.ndarray, "n"], fraction: float | int) -> Bool[np.nda
     return mask
 
 
+def few(split: Split, count: int, seed: int) -> Arrays:
+    """Returns `count` examples of each class of a labelled split, in memory, drawn by `seed`.
+
+    The draw depends on the seed, on positions and on labels alone; of two counts with one seed, the fewer
+    examples are among the more. Examples keep their order. Raises ValueError when a class has not so many.
+    """
+    if count < 1:
+        raise ValueError(f"{count} examples of each class were asked for; at least 1 is needed")
+    if isinstance(split, dict):
+        rows = np.flatnonzero(drawn(split["label"], count, seed))
+        return {name: array.take(rows, axis=0) for name, array in split.items()}
+    labels = np.array([int(split[index]["label"]) for index in range(len(split))])
+    examples = [split[index] for index in np.flatnonzero(drawn(labels, count, seed)).tolist()]
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def drawn(labels: Int[np.ndarray, "n"], count: int, seed: int) -> Bool[np.ndarray, "n"]:
+    """Marks `count` examples of each class, drawn by `seed`; see `few`."""
+    start = _scatter(np.array([seed % 2**64], np.uint64))
+    scattered = np.argsort(_scatter(start + np.arange(len(labels), dtype=np.uint64)), kind="stable")
+    mask = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        found = scattered[labels[scattered] == label]
+        if len(found) < count:
+            raise ValueError(f"{count} examples of each class were asked for; class {label} has {len(found)}")
+        mask[found[:count]] = True
+    return mask
+
+
 def _scatter(position: UInt64[np.ndarray, "n"]) -> UInt64[np.ndarray, "n"]:
     """Maps positions to well-mixed 64-bit numbers: SplitMix64 (Steele, Lea and Flood 2014)."""
     mixed = (position + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)

@@ -40,4 +40,7 @@ BUILDERS = {
     "sign_language_digits": Builder(
         "dlx.data.builders.sign_language_digits", "dlx_sign_language_digits", "1.0.0", DIGITS
     ),
+    "pneumonia_mnist": Builder(
+        "dlx.data.builders.pneumonia_mnist", "dlx_pneumonia_mnist", "1.0.0", ("normal", "pneumonia")
+    ),
 }
