@@ -86,6 +86,21 @@ def store(workdir: str | Path | None, keep: int = 2) -> Iterator[Store]:
                 manager[0].close()
 
 
+def shapes(workdir: str | Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of the leaves that the newest checkpoint of a workdir holds, by path.
+
+    Nothing when there is no checkpoint whose manifest can be read. The paths are those of `leaves`.
+    """
+    for path in sorted(steps(Path(workdir) / "checkpoints"), key=lambda path: -int(path.name)):
+        with contextlib.suppress(OSError, ValueError):
+            held = json.loads((path / "manifest" / "metadata").read_text())
+            return {
+                name: jax.ShapeDtypeStruct(tuple(entry["shape"]), jax.numpy.dtype(entry["dtype"]))
+                for name, entry in held.items()
+            }
+    return {}
+
+
 def refuse_foreign(root: Path) -> None:
     """Raises CheckpointError when `root` holds something and was not made by dlx."""
     if root.exists() and not root.is_dir():

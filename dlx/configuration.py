@@ -2,7 +2,9 @@
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Mapping
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ def load(path: str, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
     from ml_collections import config_flags
 
     file, _, scale = path.partition(":")
-    arguments = ["dlx", *overrides]
+    arguments = ["dlx", *map(_quoted, overrides)]
     values = flags.FlagValues()
     config = _retyped(_source(Path(file))(*([scale] if scale else [])), list, tuple)
     try:
@@ -35,6 +37,13 @@ def load(path: str, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
     if len(rest) > 1:
         raise ConfigError(f"cannot read {rest[1]!r}; write overrides as --config.key=value")
     return _retyped(values.config, tuple, list).lock()
+
+
+def _quoted(override: str) -> str:
+    """Writes words of Python in a path, as in "--config.init.from=x", as a subscript, or they are no path."""
+    path, equals, value = override.partition("=")
+    words = re.sub(r"\.(\w+)", lambda word: f'["{word[1]}"]' if iskeyword(word[1]) else word[0], path)
+    return words + equals + value
 
 
 def _retyped(config: ConfigDict, old: type, new: type) -> ConfigDict:

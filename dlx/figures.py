@@ -1,10 +1,10 @@
-"""Pictures of a run, from its numbers: learning curves, a confusion matrix, a sheet of predictions."""
+"""Pictures of a run, from its numbers: learning curves, a confusion matrix, sheets of predictions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 
 def canvas(*args, **kwargs):
@@ -79,8 +79,53 @@ def sheet(
     for axis in axes.flat:
         axis.axis("off")
     for axis, picture, caption, bad in zip(axes.flat, images, captions, wrong, strict=False):
-        picture = picture[..., 0] if picture.shape[-1] == 1 else picture
-        axis.imshow(picture, cmap="gray_r" if picture.ndim == 2 else None)
+        axis.imshow(picture, cmap=greys(images))
         axis.set_title(caption, fontsize=8, color="tab:red" if bad else "black")
     figure.suptitle(title)
     return save(figure, file)
+
+
+def heat(
+    images: Shaped[np.ndarray, "n h w c"],
+    weights: Float[np.ndarray, "n h w"],
+    captions: Sequence[str],
+    wrong: Bool[np.ndarray, "n"],
+    title: str,
+    file: Path,
+) -> Path:
+    """Draws images in rows of eight, and under each where its weights, at least 0, are large: glowing.
+
+    Weights are spread over their neighbours first, a fourteenth of the side or so, and drawn between the
+    median and the top hundredth of their image: regions show, and not the single pixels that waver.
+    """
+    columns, rows = 8, 2 * -(-len(images) // 8)
+    figure, axes = canvas(rows, columns, figsize=(1.35 * columns, 1.5 * rows + 0.4), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for index, (picture, weight) in enumerate(zip(images, weights, strict=True)):
+        row, column = 2 * (index // columns), index % columns
+        axes[row, column].imshow(picture, cmap=greys(images))
+        axes[row, column].set_title(captions[index], fontsize=8, color="tab:red" if wrong[index] else "black")
+        weight = spread(weight, (len(weight) // 14) ** 2)
+        low, high = np.quantile(weight, [0.5, 0.99])
+        share = np.clip((weight - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
+        axes[row + 1, column].imshow(picture.mean(axis=-1), cmap="gray")
+        axes[row + 1, column].imshow(
+            share, cmap="inferno", alpha=0.8 * share, vmin=0, vmax=1, interpolation="bilinear"
+        )
+    figure.suptitle(title)
+    return save(figure, file)
+
+
+def spread(weight: Float[np.ndarray, "h w"], times: int) -> Float[np.ndarray, "h w"]:
+    """Averages each number with its neighbours, of weights 1, 2, 1 both ways, so many times."""
+    for _ in range(times):
+        wide = np.pad(weight, 1, mode="edge")
+        rows = wide[:-2] + 2 * wide[1:-1] + wide[2:]
+        weight = (rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 16
+    return weight
+
+
+def greys(images: Shaped[np.ndarray, "n h w c"]) -> str:
+    """Returns the colours for images of one channel: mostly dark ones, such as digits, as ink on paper."""
+    return "gray_r" if images.mean() < images.max() / 2 else "gray"

@@ -12,20 +12,24 @@ from jaxtyping import Array, Float, Integer, Num, Shaped
 
 def softmax_cross_entropy(
     logits: Float[Array | np.ndarray, "*b k"],
-    labels: Integer[Array | np.ndarray, "*b"],
+    labels: Integer[Array | np.ndarray, "*b"] | Float[Array | np.ndarray, "*b k"],
     label_smoothing: int | float = 0.0,
 ) -> Float[Array, "*b"]:
-    """Returns -log softmax(logits)[label], in nats.
+    """Returns -log softmax(logits)[label], in nats, or its mean under a distribution over the k classes.
 
-    With `label_smoothing` s the target is 1 - s on the label and s / k on every one of the
-    k classes (Szegedy et al. 2016, "Rethinking the Inception architecture"). A label outside
+    `labels` are integers, or real numbers with an axis of classes more: a distribution for each example,
+    such as mixed labels are. With `label_smoothing` s the target keeps 1 - s of what it is and gets s / k on
+    every class (Szegedy et al. 2016, "Rethinking the Inception architecture"). A label outside
     0 ... k - 1 makes its loss NaN, on both sides; a masked mean leaves it out.
     """
     if not 0.0 <= label_smoothing < 1.0:
         raise ValueError(f"label_smoothing must be at least 0 and below 1, not {label_smoothing}")
     logits = jnp.asarray(logits, jnp.float32)
-    labels = jnp.where(labels < 0, logits.shape[-1], labels)  # a negative index would count from the end
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        losses = optax.softmax_cross_entropy(logits, jnp.asarray(labels, jnp.float32))
+    else:
+        labels = jnp.where(labels < 0, logits.shape[-1], labels)  # a negative index would count from the end
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     if not label_smoothing:
         return losses
     uniform = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)

@@ -5,7 +5,8 @@
 
 A transform sees the gradient in this order: frozen parameters are set aside, a step with a non-finite
 gradient is skipped, gradients are accumulated, clipped by value, then by norm, the coupled decay is
-added, the optimizer proposes an update, the decoupled decay joins it, and the weights are averaged.
+added, the optimizer proposes an update, the decoupled decay joins it, `rates` scale the sum and `unfreeze`
+holds it back, and the weights are averaged.
 Patterns are regular expressions, searched for (`re.search`) in the path of a parameter: the keys of the
 nested dict joined by "/", such as "Dense_0/kernel".
 """
@@ -27,6 +28,7 @@ from dlx.core import Params, TrainState, Variables
 Schedule = Callable[[Any], Any]  # step -> learning rate
 Number = int | float
 Patterns = str | Sequence[str]
+Factors = Sequence[tuple[re.Pattern, Number]]
 
 
 def constant(peak: Number, steps: int, warmup: int = 0) -> Schedule:
@@ -172,6 +174,8 @@ def make(spec: Any, schedule_spec: Any, steps: int) -> optax.GradientTransformat
     }
     _known("optimizer", spec, arguments, hyper | options)
     arguments = {"weight_decay": DECAYS.get(dict(spec)["name"], 0.0)} | arguments
+    for name in {"rates", "unfreeze"} & arguments.keys():  # mappings, perhaps those of a config
+        arguments[name] = dict(arguments[name] or {})
     for name in _RATES & hyper & arguments.keys():
         if arguments[name] is not None:
             _number(name, arguments[name], at_least=0, below=1)
@@ -192,6 +196,8 @@ def optimizer(
     accumulate: int = 1,
     average: Number | None = None,
     freeze: Patterns = (),
+    rates: Mapping[str, Number] | None = None,
+    unfreeze: Mapping[str, Number] | None = None,
     skip_nonfinite: int = 0,
 ) -> optax.GradientTransformation:
     """Returns `direction(schedule)`, an optimizer of optax, with everything around it.
@@ -205,7 +211,15 @@ def optimizer(
 
     `accumulate` gradients of successive steps are averaged for one update; the schedule still counts
     steps. `average` keeps a moving average of the weights with that decay, see `averaged`. Parameters
-    that a pattern of `freeze` finds never change, and the optimizer holds nothing for them. Up to
+    that a pattern of `freeze` finds never change, and the optimizer holds nothing for them; their gradient
+    is still part of the metric grad_norm. Batch statistics are no parameters: those of frozen layers follow
+    the data, as they do in PyTorch where a frozen layer is left in training mode.
+
+    `rates` {pattern: factor} multiplies the learning rate, and with it the decay, of the parameters that the
+    pattern finds, by the product of all factors that apply; a factor of 0 is the same as `freeze`. `unfreeze`
+    {pattern: step} lets them rest for the first `step` steps (Howard & Ruder 2018, gradual unfreezing): their
+    gradients count in `clip` and in the optimizer's moments from the start, so that they set out with
+    moments that fit. Of several patterns that find one parameter the latest step holds. Up to
     `skip_nonfinite` steps in a row whose gradient is not finite change nothing; the next one passes.
 
     Updates have the dtype of their parameter. Raises `ValueError` for values out of range and, from
@@ -219,7 +233,10 @@ def optimizer(
     _number("accumulate", accumulate, at_least=1, whole=True)
     _number("skip_nonfinite", skip_nonfinite, at_least=0, whole=True)
     exclude = None if decay_exclude is None else _compiled("decay_exclude", decay_exclude)
-    frozen = _compiled("freeze", freeze)
+    factors = _numbers("rates", rates or {})
+    starts = _numbers("unfreeze", unfreeze or {}, whole=True)
+    still = [pattern for pattern, factor in factors if factor == 0]
+    frozen = [*_compiled("freeze", freeze), *still]
 
     def rate(update):
         return schedule(update * accumulate)
@@ -235,6 +252,10 @@ def optimizer(
     transforms.append(direction(rate))
     if weight_decay:
         transforms.append(optax.add_decayed_weights(lambda update: -weight_decay * rate(update), decayed))
+    if len(factors) > len(still):
+        transforms.append(_scaled(factors))
+    if starts:
+        transforms.append(_gradual(starts, accumulate))
     transforms.append(optax.stateless(lambda updates, params: optax.tree.cast_like(updates, params)))
     if average is not None:
         transforms.append(averaging(average))
@@ -247,7 +268,40 @@ def optimizer(
     if frozen:
         label = partial(_by_path, lambda path, _: "frozen" if _finds(frozen, path) else "trained")
         result = optax.partition({"trained": result, "frozen": optax.set_to_zero()}, label)
-    return _checked(result, {"decay_exclude": exclude or [], "freeze": frozen})
+    named = {"rates": [pattern for pattern, _ in factors], "unfreeze": [pattern for pattern, _ in starts]}
+    named |= {"decay_exclude": exclude or [], "freeze": frozen}
+    return _checked(result, named)
+
+
+def _scaled(factors: Factors) -> optax.GradientTransformation:
+    """Multiplies each update by the factors of the patterns that find its path."""
+
+    def scale(path, update):
+        return update * math.prod(factor for pattern, factor in factors if pattern.search(path))
+
+    return optax.stateless(lambda updates, params: _by_path(scale, updates))
+
+
+class Gradual(NamedTuple):
+    """The state of gradual unfreezing: how many updates there were."""
+
+    updates: jax.Array
+
+
+def _gradual(starts: Factors, accumulate: int) -> optax.GradientTransformation:
+    """Makes updates 0 until the step of each pattern that finds their path; there are `accumulate` in one."""
+
+    def init(params):
+        return Gradual(jnp.int32(0))
+
+    def update(updates, state, params=None):
+        def gate(path, update):
+            start = max((step for pattern, step in starts if pattern.search(path)), default=0)
+            return jnp.where(state.updates * accumulate >= start, update, 0) if start else update
+
+        return _by_path(gate, updates), Gradual(optax.safe_increment(state.updates))
+
+    return optax.GradientTransformation(init, update)
 
 
 class Average(NamedTuple):
@@ -367,6 +421,13 @@ def _compiled(option: str, patterns: Patterns) -> list[re.Pattern]:
         raise ValueError(f"{option} holds {error.pattern!r}, no regular expression: {error}") from error
 
 
+def _numbers(option: str, table: Mapping[str, Number], whole: bool = False) -> Factors:
+    """Returns the patterns of {pattern: number} with their numbers, which are at least 0."""
+    for pattern, number in table.items():
+        _number(f"{option}[{pattern!r}]", number, at_least=0, whole=whole)
+    return list(zip(_compiled(option, list(table)), table.values(), strict=True))
+
+
 def _finds(patterns: Iterable[re.Pattern], path: str) -> bool:
     return any(pattern.search(path) for pattern in patterns)
 
@@ -403,7 +464,9 @@ def _checked(
                         f"{option} pattern {pattern.pattern!r} finds no parameter; there are {some}"
                     )
         if paths and all(_finds(patterns["freeze"], path) for path in paths):
-            raise ValueError(f"freeze finds all {len(paths)} parameters; nothing is left to train")
+            raise ValueError(
+                f"freeze finds all {len(paths)} parameters (rates of 0 freeze too); none is left to train"
+            )
         return inner.init(params)
 
     return optax.GradientTransformationExtraArgs(init, optax.with_extra_args_support(inner).update)

@@ -1,7 +1,8 @@
 """The training loop. There is one."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +12,21 @@ from dlx import checkpoint, feed, metrics, sharding
 from dlx.core import Batch, Key, Metrics, Plan, Task, TrainState, Variables
 
 ONCE = {"xla_backend_optimization_level": 0}  # what runs once is compiled for speed of compilation
+NOTHING: Mapping = {}
 AHEAD = 4  # steps dispatched before the numbers of one are read
 
 
 def make_init(task: Task, optimizer: optax.GradientTransformation) -> Callable:
-    """Returns the pure function `key -> TrainState`: the state before the first step."""
+    """Returns the pure function `(key, given={}) -> TrainState`: the state before the first step.
 
-    def init(key: Key) -> TrainState:
-        variables = task.init(key)
+    Leaves of the variables that `given` holds by path, such as "params/Dense_0/kernel", are those; all others
+    are drawn from the key.
+    """
+
+    def init(key: Key, given: Mapping[str, Any] = NOTHING) -> TrainState:
+        leaves, structure = jax.tree.flatten_with_path(task.init(key))
+        chosen = [given.get(jax.tree_util.keystr(p, simple=True, separator="/"), leaf) for p, leaf in leaves]
+        variables = jax.tree.unflatten(structure, chosen)
         return TrainState(jnp.int32(0), variables, optimizer.init(variables.params))
 
     return init
@@ -54,12 +62,15 @@ def fit(
     write: Callable = lambda step, name, values: None,
     view: Callable[[TrainState], Variables] = lambda state: state.variables,
     begin: Callable = lambda start, layout, compiled: None,
+    given: Callable[[Variables], Mapping[str, Any]] = lambda shapes: NOTHING,
 ) -> TrainState:
     """Trains `task` for `plan.steps` updates in all, resuming from `workdir` if it can.
 
     `write(step, name, {metric: float})` takes the numbers; `view` is what evaluation sees of a state
     (`optimizers.averaged`, say); `begin(start, layout, compiled)` is called once, before the first step.
-    Without a `mesh` the state is on all devices; without a `workdir` nothing is saved.
+    A run that starts (one that resumes does not ask) takes from `given(shapes)`, by path, the leaves of the
+    variables that shall not be drawn; `shapes` are all of them. Without a `mesh` the state is on all devices;
+    without a `workdir` nothing is saved.
     `train(n + m)` equals `train(n)`, then resuming for `m`, bit for bit: keys and batches are functions
     of the step.
     """
@@ -72,7 +83,8 @@ def fit(
         placement = jax.tree.map(lambda leaf: leaf.sharding, layout)
         state = store.restore(layout)
         if state is None:
-            state = jax.jit(init, out_shardings=placement, compiler_options=ONCE)(init_key)
+            start_from = given(layout.variables)  # an argument: as constants, weights would bloat the program
+            state = jax.jit(init, out_shardings=placement, compiler_options=ONCE)(init_key, start_from)
         start = int(state.step)
         if start > plan.steps:
             raise ValueError(

@@ -15,6 +15,7 @@ COMMANDS = {
     "prepare": "download and verify data sets",
     "list": "list every config with its published and measured result",
     "reproduce": "train a config over seeds and compare with the published value",
+    "sweep": "train a config over a grid of settings and seeds, and draw what they change",
     "report": "write the table of measured results into README.md",
     "benchmark": "measure speed side by side with PyTorch",
 }

@@ -1,33 +1,163 @@
-"""A run: what its config builds, and what its workdir holds."""
+"""A run: what its config builds, what it starts from, and what its workdir holds."""
 
+import functools
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from dlx import checkpoint, optimizers, sharding, train
+from dlx import checkpoint, optimizers, pretrained, sharding, train
 from dlx.configuration import ConfigError, difference, lookup, read, save
-from dlx.core import Plan, Task, Variables
+from dlx.core import Plan, Task, TrainState, Variables
 from experiments import EXPERIMENTS
 
 CONFIG = "config.json"
+SCALING = "state/standardized/"  # what a weights file of another library cannot hold
 
 
 class Run(NamedTuple):
-    """What a config builds."""
+    """What a config builds; `given` says which weights it starts from, see `initial`."""
 
     experiment: Any
     task: Task
     optimizer: Any
     plan: Plan
+    given: Callable[[Variables], Mapping[str, Any]]
 
 
 def build(config) -> Run:
     """Builds the task, the optimizer and the plan of a config."""
     experiment = lookup(EXPERIMENTS, config.experiment)
     plan = Plan(**config.plan)
-    optimizer = optimizers.make(config.optimizer, config.schedule, plan.steps)
-    return Run(experiment, experiment.make_task(config), optimizer, plan)
+    given = functools.partial(initial, config)
+    return Run(experiment, experiment.make_task(config), optimizer(config), plan, given)
+
+
+def single(config):
+    """Returns the config of one run: without the sweep, of which the run may be a point."""
+    one = config.copy_and_resolve_references()
+    with one.unlocked():
+        if "sweep" in one:
+            del one["sweep"]
+    return one.lock()
+
+
+def optimizer(config):
+    """Returns the optimizer of a config, which leaves alone what `config.init` freezes too."""
+    spec = dict(config.optimizer)
+    if frozen := begins(config).get("freeze"):
+        own = spec.get("freeze", [])
+        spec["freeze"] = [*([own] if isinstance(own, str) else own), *frozen]
+    return optimizers.make(spec, config.schedule, config.plan.steps)
+
+
+def begins(config) -> dict:
+    """Returns `config.init`, or {} where the run starts from nothing: without it, or with "from" empty."""
+    spec = dict(config.get("init") or {})
+    for field in spec:
+        lookup(dict.fromkeys(("from", "config", "library", "new_head", "freeze")), field)
+    return spec if spec.get("from") else {}
+
+
+def initial(config, shapes: Variables) -> dict[str, Any]:
+    """Returns the leaves, by path, that a run takes from elsewhere, as `config.init` says; {} without it.
+
+    `init` has these fields: "from", the workdir of an earlier run (its newest intact checkpoint, averaged
+    where that run averages) or a file (.safetensors, .pth) of torchvision's or timm's weights for the
+    architecture `config.model.name`; "library", which of the two, where both know it; "new_head",
+    true to leave the classifier as drawn; "freeze", patterns that join `optimizer.freeze`; "config", what the
+    workdir is trained with, for the message when it is missing.
+
+    The state comes along: batch statistics, and the scaling of the images, so that what is fed to the weights
+    is what they were trained on. A file of weights has no scaling; there the run's own stays.
+    """
+    if not (spec := begins(config)):
+        return {}
+    source = spec["from"]
+    if Path(source).suffix in pretrained.files.READERS:
+        variables = converted(source, config.model.name, spec.get("library", ""))
+    else:
+        variables = trained(Path(source), spec.get("config", ""))
+    held, wanted = checkpoint.leaves(variables._asdict()), checkpoint.leaves(shapes._asdict())
+    kept = set()
+    if not any(path.startswith(SCALING) for path in held):
+        kept |= {path for path in wanted if path.startswith(SCALING)}
+    if spec.get("new_head"):
+        kept |= head(wanted)
+        held = {path: leaf for path, leaf in held.items() if path not in kept | head(held)}
+    wanted = {path: leaf for path, leaf in wanted.items() if path not in kept}
+    lines = [f"missing: {path} {wanted[path].shape}" for path in sorted(wanted.keys() - held.keys())]
+    lines += [f"unexpected: {path} {held[path].shape}" for path in sorted(held.keys() - wanted.keys())]
+    lines += [
+        f"{path}: is {held[path].shape}, wanted {wanted[path].shape}"
+        for path in sorted(held.keys() & wanted.keys())
+        if held[path].shape != wanted[path].shape
+    ]
+    if lines:
+        hint = "" if spec.get("new_head") else "\n  (for other classes, say init.new_head=True)"
+        raise ConfigError(
+            f"init.from: the weights of {source} are not those of this model:\n  " + "\n  ".join(lines) + hint
+        )
+    return {path: leaf.astype(wanted[path].dtype) for path, leaf in held.items()}
+
+
+def head(paths) -> set[str]:
+    """Returns the paths of the parameters whose shape depends on the number of classes.
+
+    Those in modules named "head"; where there are none, those of the last of Linen's numbered dense layers at
+    the top, such as "params/Dense_2/kernel".
+    """
+    named = {path for path in paths if "head" in path.split("/")}
+    numbers = [int(found[1]) for path in paths if (found := re.match(r"params/Dense_(\d+)/", path))]
+    if not named and not numbers:
+        raise ConfigError("init.new_head: the model has neither a module named head nor a last dense layer")
+    return named or {path for path in paths if path.startswith(f"params/Dense_{max(numbers)}/")}
+
+
+def converted(file: str, name: str, library: str) -> Variables:
+    """Returns the weights of a file as `Variables` of the architecture `name`."""
+    tables = {"torchvision": pretrained.TORCHVISION, "timm": pretrained.TIMM}
+    readers = {"torchvision": pretrained.from_torchvision, "timm": pretrained.from_timm}
+    known = [word for word, table in tables.items() if name in table]
+    if library:
+        lookup(tables, library)
+    elif not known:
+        raise ConfigError(f"init.from: {file} cannot be used, for neither torchvision nor timm has {name!r}")
+    if not Path(file).is_file():
+        raise ConfigError(f"init.from: there is no file of weights {file}")
+    weights = pretrained.load(file)
+    errors = []
+    for word in [library] if library else known:  # names differ, so only the right one takes them
+        try:
+            return readers[word](name, weights)
+        except pretrained.PretrainedError as error:
+            errors.append(f"{word}: {error}")
+    raise ConfigError(f"init.from: {file} cannot be used; " + "\n".join(errors))
+
+
+def trained(workdir: Path, config: str) -> Variables:
+    """Returns the variables to evaluate of an earlier run, on the host, without its model or its data."""
+    if not (workdir / CONFIG).exists():
+        train_it = f"; train it first:\n  python -m experiments train --config={config} --workdir={workdir}"
+        raise ConfigError(f"init.from: there is no run at {workdir}" + (train_it if config else ""))
+    before = read(workdir / CONFIG)
+    if not (shapes := checkpoint.shapes(workdir)):
+        raise ConfigError(f"init.from: {workdir} has no checkpoint yet; train it to the end first")
+    held: dict = {"variables": {"params": {}, "state": {}}}
+    for path, leaf in shapes.items():
+        if path.startswith("variables/"):
+            *folders, name = path.split("/")
+            functools.reduce(lambda node, folder: node.setdefault(folder, {}), folders, held)[name] = leaf
+    variables = Variables(**held["variables"])
+    opt_state = jax.eval_shape(optimizer(before).init, variables.params)
+    layout = {"step": shapes["step"], "variables": variables, "opt_state": opt_state}
+    with checkpoint.store(workdir) as store:
+        state = store.restore(sharding.layout(TrainState(**layout), sharding.mesh()))
+    if state is None:
+        raise ConfigError(f"init.from: the checkpoints of {workdir} went away while they were read")
+    return jax.device_get(optimizers.averaged(state))
 
 
 def check(workdir: Path, config) -> None:

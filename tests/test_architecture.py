@@ -25,6 +25,7 @@ DLX = {  # module or package of dlx -> what it may import of dlx, what from outs
     "report": ({"core"}, ARRAYS | {"tensorboardX", "tqdm"}),
     "figures": ({"core"}, {"jaxtyping", "matplotlib", "numpy"}),
     "nn": ({"core"}, {"flax", "jax", "jaxtyping"}),
+    "saliency": (set(), {"jax", "jaxtyping"}),
     "layers": ({"layers"}, {"flax", "jax", "jaxtyping"}),
     "models": ({"core", "nn", "layers", "losses", "models"}, {"flax", "jax", "jaxtyping"}),
     "pretrained": (

@@ -17,6 +17,11 @@ needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="the peer is PyTorch, which is not installed"
 )
 
+needs_torchvision = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None or importlib.util.find_spec("torchvision") is None,
+    reason="the peer is torchvision, which is not installed",
+)
+
 
 @pytest.fixture(autouse=True)
 def home(monkeypatch):
@@ -129,10 +134,184 @@ def test_the_digits_script_is_the_model_and_the_split_of_dlx():
     assert torch.allclose(barely, images, atol=1e-2)
 
 
+@needs_torchvision
+def test_models_compares_a_network_with_torchvisions(tmp_path, capsys):
+    printed, rows = measured("models", tmp_path, capsys, repeats=2)
+    assert [row["what"].rpartition(", ")[2] for row in rows] == ["training step", "forward pass"]
+    assert {row["peer"] for row in rows} == {"torchvision, eager"}
+    (detail,) = json.loads((tmp_path / "found.json").read_text())["details"]
+    assert detail["parameters"] == 11_173_962 and detail["failed"] == {} and detail["compile_s"]["dlx"] > 0
+    # weights, gradients or updates, and momentum
+    assert all(size > 3 * 4 * 11_173_962 for side in detail["memory"].values() for size in side.values())
+    assert "planned" in detail["memory"]["dlx"] and detail["what"] in printed
+
+
+def test_a_row_that_fails_is_told_and_the_others_are_kept(monkeypatch):
+    from experiments.speed import models
+
+    def found(order, folder):
+        if order["name"] == "vgg16_224":
+            raise RuntimeError("out of memory")
+        times = {"training step": {"dlx": [1.0, 2.0], "eager": [2.0, 4.0], "torch.compile": [1.0, 1.0]}}
+        facts = {"compile_s": {"dlx": 3.0}, "memory": {"dlx": {}}, "failed": {"channels_last": "why"}}
+        return {"what": order["name"], "library": "torchvision", "milliseconds": times} | facts
+
+    monkeypatch.setattr(models, "in_a_process", found)
+    table_of = models.measure(only=["resnet50_64", "vgg16_224"])
+    assert [(row.what, row.peer) for row in table_of.rows] == [
+        ("resnet50_64, training step", "torchvision, eager"),
+        ("resnet50_64, training step", "torchvision, torch.compile"),
+    ]
+    assert table.quartiles(table_of.rows[0].ratios())[1] == 2
+    assert "channels_last did not run (why)" in table_of.remarks[0]
+    assert table_of.remarks[1] == "vgg16_224 failed: out of memory" and len(table_of.details) == 1
+    with pytest.raises(RuntimeError, match="out of memory"):
+        models.measure(only=["vgg16_224"])
+    with pytest.raises(ValueError, match="resnet50_64"):
+        models.measure(only=["resnet5_64"])
+
+
+def test_short_runs_are_repeated_in_a_segment_and_a_side_of_nan_is_refused(monkeypatch):
+    from experiments.speed import models
+    from experiments.speed.sides import Side
+
+    counts = {"fast": [], "slow": []}
+
+    def side(name, seconds, value=1.0):
+        def run(count):
+            counts[name].append(count)
+            now[0] += seconds * count
+            return value
+
+        return Side({"step": run}, 1)
+
+    now = [0.0]
+    monkeypatch.setattr(models.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(models.time, "sleep", lambda seconds: None)
+    times = models.milliseconds({"fast": side("fast", 0.01), "slow": side("slow", 3.0)}, None, 10.0)
+    assert times["step"] == {"fast": pytest.approx([10.0] * 3), "slow": pytest.approx([3000.0] * 3)}
+    assert counts == {"fast": [1, 1, 20, 20, 20], "slow": [1] * 5}
+    with pytest.raises(RuntimeError, match="computes nan"):
+        models.milliseconds({"fast": side("fast", 0.01, math.nan)}, 1, 10.0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is told by Linux")
+def test_growth_is_of_the_peak_and_counts_anew_each_time():
+    import numpy as np
+
+    from experiments.speed import sides
+
+    last = []
+
+    def take():  # 64 MiB in small pieces, of which the last stays and holds the heap open
+        last.append([np.ones(1 << 13) for _ in range(1 << 10)][-1])
+
+    np.ones(24 << 20)  # a higher peak, earlier
+    for _ in range(2):  # the second time, what was freed by the first must not hide it
+        assert 55 < sides.growth(take) / 2**20 < 100
+    assert sides.growth(lambda: None) / 2**20 < 20
+
+
+def test_donated_memory_is_counted_once():
+    import jax
+    import jax.numpy as jnp
+
+    from experiments.speed import sides
+
+    size, needed = 1 << 20, {}
+    for donated in ((), (0,)):
+        step = jax.jit(lambda state: state + 1, donate_argnums=donated)
+        needed[donated] = sides.planned(step.lower(jnp.zeros(size)).compile())["planned"]
+    assert size * 4 <= needed[(0,)] < 1.1 * size * 4 and 2 * size * 4 <= needed[()]
+
+
+def test_the_side_of_dlx_trains(line):
+    import optax
+
+    from experiments.speed import sides
+
+    task, _ = line
+    side = sides.trained(task, optax.sgd(0.05), lambda v, batch: batch["x"] @ v.params["w"])
+    first = side.runs[sides.STEP](1)
+    later = [side.runs[sides.STEP](1) for _ in range(40)]  # each goes on from the state of the last
+    assert later[-1] < first / 2, "the gradient does not fall"
+    before = side.runs[sides.FORWARD](1)
+    assert side.runs[sides.FORWARD](3) == before and math.isfinite(before)
+    assert side.parameters == 4 and side.compile_s > 0 and side.memory["planned"] > 0
+
+
+@needs_torch
+def test_the_side_of_torch_trains_in_float32_and_bfloat16():
+    import numpy as np
+    import torch
+
+    from experiments.speed import sides, torch_side
+
+    def loss(module, batch):
+        seen.append(module(batch["x"]).dtype)
+        return torch.nn.functional.mse_loss(module(batch["x"]).float(), batch["y"])
+
+    def forward(module, batch):
+        outputs = module(batch["x"])
+        seen.append(outputs.dtype)
+        return outputs
+
+    x = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+    batch = {"x": x, "y": x @ np.float32([[1], [-2], [3]])}
+    for dtype in ("float32", "bfloat16"):
+        seen = []
+        side = torch_side.trained(
+            lambda: torch.nn.Linear(3, 1),
+            loss,
+            forward,
+            batch,
+            optimizer=lambda weights: torch.optim.SGD(weights, lr=0.05),
+            dtype=dtype,
+        )
+        first = side.runs[sides.STEP](1)
+        assert side.runs[sides.STEP](40) < first / 10 and side.parameters == 4 and side.compile_s is None
+        assert set(seen) == {getattr(torch, dtype)} and math.isfinite(side.runs[sides.FORWARD](2))
+
+
+def test_the_table_of_models_is_of_the_fastest_variant(tmp_path, monkeypatch):
+    from experiments.commands import report
+
+    assert report.models()  # whatever is measured, or that nothing is
+    monkeypatch.setattr(report, "SPEED", tmp_path)
+    assert report.models() == "Not measured yet." and report.best() == []
+    variants = {"eager": [4.0, 4.0], "channels_last": [3.0, 3.0], "torch.compile": [9.0, 9.0]}
+    rows = [
+        Row(f"net, batch 8, {measure}", f"torchvision, {name}", "ms", [2.0, 2.0], times)
+        for measure in ("training step", "forward pass")
+        for name, times in variants.items()
+    ]
+    memory = {"dlx": {"planned": 1 << 20, "resident": 2 << 20}, "eager": {"resident": 4 << 20}}
+    memory |= {"channels_last": {"resident": 3 << 20}, "torch.compile": {}}
+    compile_s = {"dlx": 7.0, "torch.compile": 31.0}
+    details = [{"what": "net, batch 8", "compile_s": compile_s, "memory": memory}]
+    record = table.record("models", Found(rows, machine={"device": "cpu"}, details=details))
+    (tmp_path / "models.json").write_text(json.dumps(record))
+    lines = report.models().splitlines()
+    assert (
+        "| 2 | 3 (torchvision, channels_last) | 1.50x as fast (1.50 to 1.50) | 7 / 31 | 2 / 3 |" in lines[2]
+    )
+    assert lines[3].startswith("| net, batch 8, forward pass | 2 | 3") and "|  |  |" in lines[3]
+    assert "net" not in report.speeds()
+
+    from experiments.speed import picture
+
+    assert picture.ratios(report.best(), tmp_path / "models.png").stat().st_size > 5000
+
+
+def test_options_of_models_are_refused_elsewhere(capsys):
+    assert main(["benchmark", "loop", "--only", "resnet50_64"]) == 2
+    assert "--only is for benchmark models, not for loop" in capsys.readouterr().err
+
+
 def test_without_torch_the_error_says_what_to_install(monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
-    for what in ("input", "startup"):
+    for what in ("input", "startup", "models"):
         assert main(["benchmark", what]) == 2
         error = capsys.readouterr().err
         assert "pip install torch" in error and "Traceback" not in error

@@ -90,3 +90,13 @@ def test_build_calls_by_name_and_a_wrong_name_or_field_gets_the_nearest():
         build(table, {"name": "cube", "sides": 1})
     with pytest.raises(ConfigError, match="there are cube, square"):
         lookup(dict(sorted(table.items())), "zzz")
+
+
+def test_a_key_that_is_a_word_of_python_can_be_overridden_too(tmp_path):
+    file = tmp_path / "c.py"
+    file.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n    return ConfigDict({'init': {'from': '', 'new_head': True}})\n"
+    )
+    config = load(str(file), ["--config.init.from=runs/a.from=b", "--config.init.new_head=false"])
+    assert config.to_dict() == {"init": {"from": "runs/a.from=b", "new_head": False}}

@@ -3,8 +3,115 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import same
 
-from dlx.layers.convolution import adaptive_avg_pool, avg_pool, max_pool
+from dlx import sharding
+from dlx.layers.convolution import Conv, adaptive_avg_pool, avg_pool, convolve, max_pool
+
+CASES = [  # image, kernel, stride, padding
+    ((2, 5, 7, 3), (1, 1, 4), 1, 0),  # one pixel
+    ((2, 5, 7, 3), (1, 1, 4), 2, 0),
+    ((2, 6, 6, 3), (1, 1, 4), 2, "SAME"),
+    ((2, 5, 4, 3), (1, 1, 4), 3, 1),
+    ((3, 2, 2, 3), (3, 3, 4), 1, 1),  # a kernel that covers the image
+    ((2, 1, 1, 3), (3, 3, 4), 1, "SAME"),
+    ((2, 2, 1, 3), (2, 2, 4), 1, 1),  # whose output is the larger
+    ((2, 4, 5, 3), (3, 3, 4), 2, 1),  # or the output
+    ((2, 5, 5, 3), (5, 5, 4), 1, "VALID"),
+    ((2, 5, 4, 3), (3, 3, 4), 2, "SAME"),
+    ((2, 3, 6, 3), (1, 7, 4), 3, "SAME"),
+    ((2, 2, 9, 3), (7, 1, 4), 1, "SAME"),
+    ((2, 7, 7, 3), (7, 7, 4), 2, 3),
+    ((2, 9, 8, 3), (3, 3, 4), 1, 1),  # neither
+    ((2, 9, 8, 3), (3, 3, 4), 2, "SAME"),
+    ((2, 16, 15, 3), (7, 7, 4), 2, 3),
+]
+
+
+def plain(x, kernel, stride, padding):
+    """The convolution as XLA has it."""
+    layout = ("NHWC", "HWIO", "NHWC")
+    padding = padding if isinstance(padding, str) else [(padding, padding)] * 2
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=layout)
+
+
+def draw(shape, kernel, dtype=jnp.float32):
+    """An image and a kernel of that shape, as many channels deep as the image."""
+    x = jax.random.normal(jax.random.key(0), shape).astype(dtype)
+    return x, jax.random.normal(jax.random.key(1), (*kernel[:2], shape[-1], kernel[2])).astype(dtype)
+
+
+def differentiated(convolution, *settings):
+    """Returns outputs and the gradients of image and kernel, every output weighed its own way, in one jit."""
+
+    def program(x, kernel):
+        y, back = jax.vjp(lambda *inputs: convolution(*inputs, *settings), x, kernel)
+        return y, *back(jnp.cos(jnp.arange(y.size)).reshape(y.shape).astype(y.dtype))
+
+    return jax.jit(program)
+
+
+@pytest.mark.parametrize("shape, kernel, stride, padding", CASES)
+def test_a_convolution_and_its_gradients_are_those_of_xla(shape, kernel, stride, padding):
+    ours, theirs = (differentiated(c, stride, padding)(*draw(shape, kernel)) for c in (convolve, plain))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape, kernel, stride, padding", CASES[1::4])
+def test_half_precision_is_as_close_to_float32_as_its_last_digits_allow(shape, kernel, stride, padding):
+    x, weights = draw(shape, kernel, jnp.bfloat16)
+    ours = differentiated(convolve, stride, padding)(x, weights)
+    exact = differentiated(plain, stride, padding)(x.astype(jnp.float32), weights.astype(jnp.float32))
+    for one, other in zip(ours, exact, strict=True):
+        assert one.dtype == jnp.bfloat16
+        error = jnp.abs(one.astype(jnp.float32) - other).max()
+        assert error <= 2**-6 * jnp.abs(other).max()
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks at the program for a CPU")
+@pytest.mark.parametrize("shape, kernel, stride, padding", [CASES[i] for i in (4, 6, 10, 12)])
+def test_a_kernel_larger_than_the_image_is_exchanged_with_it_by_xla_but_not_here(
+    shape, kernel, stride, padding
+):
+    inputs = draw(shape, kernel)
+    ours, theirs = (
+        differentiated(c, stride, padding).lower(*inputs).compile().as_text() for c in (convolve, plain)
+    )
+    assert "rhs_reversal" in theirs and " convolution(" not in ours
+
+
+@pytest.mark.parametrize("settings", [{}, {"strides": 2, "padding": "VALID"}, {"use_bias": False}])
+def test_the_layer_starts_with_the_parameters_of_flax_and_computes_the_same(key, settings):
+    x = jax.random.normal(key, (2, 6, 5, 3))
+    theirs, variables = nn.Conv(4, (3, 3), **settings).init_with_output(key, x)
+    ours, same_variables = Conv(4, (3, 3), **settings).init_with_output(key, x)
+    assert same(same_variables, variables)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    if settings.get("use_bias", True):
+        variables["params"]["bias"] = jnp.arange(4.0)
+        ours, theirs = (c(4, (3, 3), **settings).apply(variables, x) for c in (Conv, nn.Conv))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_the_weights_may_be_numpys(key):
+    x = jax.random.normal(key, (2, 4, 4, 3))
+    y, variables = Conv(4, (3, 3)).init_with_output(key, x)
+    assert same(Conv(4, (3, 3)).apply(jax.tree.map(np.asarray, variables), x), y)
+
+
+def test_the_layer_keeps_float32_weights_and_computes_in_its_dtype(key):
+    y, variables = Conv(4, (1, 1), dtype="bfloat16").init_with_output(key, jnp.ones((1, 3, 3, 2)))
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+def test_on_many_devices_a_product_of_windows_is_the_same(key):
+    x, kernel = jax.random.normal(key, (8, 2, 2, 4)), jax.random.normal(key, (3, 3, 4, 6))
+    gradient = jax.jit(jax.grad(lambda *a: jnp.sum(jnp.sin(convolve(*a, 1, 1))), (0, 1)))
+    placed = jax.device_put(x, sharding.batch(sharding.mesh(devices=jax.devices()[:4])))
+    for one, many in zip(gradient(x, kernel), gradient(placed, kernel), strict=True):
+        np.testing.assert_allclose(many, one, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape, size", [((2, 8, 6, 3), 2), ((2, 7, 9, 1), 2), ((1, 9, 9, 2), 3)])

@@ -297,3 +297,44 @@ def test_an_interrupted_preparation_is_not_mistaken_for_a_complete_one(home, mon
     assert [path.name for path in folder.iterdir()] == ["1.0.0"]
     splits = catalogue.arrays("sign_language_digits")
     assert len(splits["train"]["label"]) == 1650 and len(splits["test"]["label"]) == 412
+
+
+# PneumoniaMNIST
+
+
+def npz(path, **arrays):
+    np.savez_compressed(path, **arrays)
+    return path
+
+
+def test_pneumonia_files_are_known_by_their_images_in_any_order(tmp_path, monkeypatch):
+    """Another order and another container of the same examples verify and give the same records."""
+    from dlx.data.builders import pneumonia_mnist
+
+    rng = np.random.default_rng(0)
+    sizes = {"train": 7, "validation": 3, "test": 4}
+    monkeypatch.setattr(pneumonia_mnist, "SIZES", sizes)
+    first, second, other = {}, {}, {}
+    for split, count in sizes.items():
+        stem = pneumonia_mnist.STEMS[split]
+        images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels, order = np.uint8(np.arange(count) % 2)[:, None], rng.permutation(count)
+        first |= {f"{stem}_images": images, f"{stem}_labels": labels}
+        second |= {f"{stem}_labels": labels[order], f"{stem}_images": images[order]}
+        other |= {f"{stem}_images": images, f"{stem}_labels": labels[order]}
+    paths = [npz(tmp_path / f"{n}.npz", **arrays) for n, arrays in enumerate((first, second, other))]
+    tables = [pneumonia_mnist.examples(path) for path in paths]
+    assert all(np.array_equal(tables[0][split], tables[1][split]) for split in sizes)
+    content = archive.digest({split: table.tobytes() for split, table in tables[0].items()})
+    monkeypatch.setattr(pneumonia_mnist, "DIGEST", content)
+    for path in paths[:2]:
+        pneumonia_mnist.verify(path)
+    with pytest.raises(ValueError, match=f"expected content digest {content}; found"):
+        pneumonia_mnist.verify(paths[2])
+    with pytest.raises(ValueError, match="does not hold val_labels.npy"):
+        pneumonia_mnist.verify(npz(paths[2], **{k: v for k, v in first.items() if k != "val_labels"}))
+    with pytest.raises(ValueError, match="train_images.npy of float64"):
+        pneumonia_mnist.verify(npz(paths[2], **first | {"train_images": first["train_images"] / 255}))
+    for index, example in pneumonia_mnist._records(tables[0]["train"]):
+        assert np.array_equal(example["image"].reshape(-1), tables[1]["train"][index, :784])
+        assert example["label"] == tables[1]["train"][index, 784]

@@ -108,3 +108,17 @@ def test_a_constant_channel_can_be_divided_by():
     image[0, ..., 1] = 9
     mean, deviation = statistics({"image": image})
     assert mean[0] == 7 and deviation[0] == 1 and 0 < deviation[1] < 1
+
+
+@pytest.mark.parametrize("size", [(40, 40), (20, 60), (60, 20)])
+def test_a_cropped_image_is_the_resized_middle(picture, size):
+    """The largest middle part of the wanted proportions, cut by hand, then resized."""
+    height, width = size
+    left, top = (301 - min(301, 203 * width / height)) / 2, (203 - min(203, 301 * height / width)) / 2
+    box = (left, top, 301 - left, 203 - top)
+    expected = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box))
+    assert np.array_equal(decode(encode(picture, "PNG"), size, crop=True), expected)
+    jpeg = decode(encode(picture, quality=95), size, crop=True)
+    assert np.abs(jpeg.astype(int) - expected).mean() < 3
+    stretched = decode(encode(picture, "PNG"), size)
+    assert np.abs(stretched.astype(int) - expected).mean() > 5

@@ -144,6 +144,8 @@ def test_sign_language_digits_are_decoded_when_read(prepared):
     assert sizes == {"train": 1485, "validation": 165, "test": 412}
     labels = np.concatenate([split.labels for split in source.splits.values()])
     assert np.bincount(labels).tolist() == [205, 206, 206, 206, 207, 207, 207, 206, 208, 204]
+    grey = sources.sign_language_digits(size=28, gray=True).splits["test"][5]["image"]
+    assert grey.shape == (28, 28, 1) and grey.dtype == np.uint8 and grey.std() > 10
     names = [name for split in source.splits.values() for name in split.names]
     assert len(set(names)) == 2062
     assert all(int(name.split()[1][0]) == label for name, label in zip(names, labels, strict=True))
@@ -188,3 +190,72 @@ def test_a_later_start_needs_no_tfds_and_nothing_ever_tensorflow(prepared):
     sources.sign_language_digits()
     subprocess.run([sys.executable, "-W", "error", "-c", LATER], check=True)
     assert "tensorflow_datasets" in sys.modules and "tensorflow" not in sys.modules
+
+
+def test_pneumonia_mnist_has_its_published_totals(prepared):
+    """Sizes from MedMNIST's own table; the splits are the official ones."""
+    source = sources.pneumonia_mnist()
+    assert source.classes == ("normal", "pneumonia")
+    found = {name: np.bincount(split["label"]).tolist() for name, split in source.splits.items()}
+    assert found == {"train": [1214, 3494], "validation": [135, 389], "test": [234, 390]}
+    for split in source.splits.values():
+        assert split["image"].dtype == np.uint8 and split["image"].shape[1:] == (28, 28, 1)
+        assert split["label"].dtype == np.int32
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """ImageNet with two classes: grey, wide, and one PNG by the name of a JPEG, as the real set has them."""
+    for split, count in {"train": 4, "val": 2}.items():
+        for label, name in enumerate(("n01440764", "n01443537")):
+            folder = tmp_path / "imagenet" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                mode = "L" if number == 1 else "RGB"
+                picture = Image.new(
+                    mode, (60, 40), 100 * label + number if mode == "L" else (100 * label,) * 3
+                )
+                picture.save(folder / f"{name}_{number}.JPEG", "PNG" if number == 0 else "JPEG")
+            (folder / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def test_imagenet_is_read_from_folders(photographs):
+    source = sources.imagenet(validation=0.25, size=16, manual_dir=photographs)
+    assert source.classes == ("n01440764", "n01443537") and source.statistics is not None
+    assert {name: len(split) for name, split in source.splits.items()} == {
+        "train": 6,
+        "validation": 2,
+        "test": 4,
+    }
+    names = [name for key in ("train", "validation") for name in source.splits[key].names]
+    assert len(set(names)) == 8
+    for split in source.splits.values():
+        for index in range(len(split)):
+            example = split[index]
+            assert example["image"].shape == (16, 16, 3) and example["image"].dtype == np.uint8
+            assert abs(int(example["image"].mean()) - 100 * example["label"]) <= 2
+            assert split.names[index].startswith(source.classes[example["label"]])
+    batch = pipeline.batches(source.splits["train"], 4, 0)(0)
+    assert batch["image"].shape == (4, 16, 16, 3) and batch["label"].shape == (4,)
+
+
+def test_faults_of_an_imagenet_folder_are_named(photographs, tmp_path, monkeypatch):
+    monkeypatch.delenv("DLX_DATA_DIR", raising=False)
+    with pytest.raises(FileNotFoundError, match="DLX_DATA_DIR names none.*ILSVRC2012_img_train.tar"):
+        sources.imagenet()
+    with pytest.raises(FileNotFoundError, match=f"not at {tmp_path}/elsewhere/imagenet"):
+        sources.imagenet(manual_dir=tmp_path / "elsewhere")
+    val = photographs / "imagenet" / "val"
+    (val / "n01443537" / "n01443537_1.JPEG").write_bytes(b"\xff\xd8 cut off")
+    with pytest.raises(ValueError, match="n01443537_1.JPEG is no intact JPEG"):
+        sources.imagenet(manual_dir=photographs).splits["test"][3]
+    (val / "n09999999").mkdir()
+    with pytest.raises(ValueError, match="n09999999 is none of the 2 classes"):
+        sources.imagenet(manual_dir=photographs)
+    for folder in (val / "n01440764", val / "n01443537"):
+        for file in folder.glob("*.JPEG"):
+            file.unlink()
+    (val / "n09999999").rmdir()
+    with pytest.raises(ValueError, match="val has no images"):
+        sources.imagenet(manual_dir=photographs)

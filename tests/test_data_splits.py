@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dlx.data.splits import _scatter, check, held_out, length
+from dlx.data.splits import _scatter, check, drawn, few, held_out, length
 
 CLASSES = ("cat", "dog", "fish")
 
@@ -95,3 +95,39 @@ def test_what_is_held_out_never_changes_and_is_no_block():
 def test_an_impossible_fraction_is_refused(fraction):
     with pytest.raises(ValueError, match="outside 0 <= fraction < 1"):
         held_out(np.zeros(4, int), fraction)
+
+
+uneven = np.repeat(np.arange(3), [10, 30, 60])[np.random.default_rng(0).permutation(100)]
+
+
+def test_of_each_class_so_many_examples_are_drawn_and_the_fewer_are_among_the_more():
+    for seed in range(5):
+        some, more = drawn(uneven, 4, seed), drawn(uneven, 10, seed)
+        assert np.bincount(uneven[some]).tolist() == [4, 4, 4]
+        assert np.bincount(uneven[more]).tolist() == [10, 10, 10]
+        assert (more | ~some).all()
+
+
+def test_the_draw_is_a_function_of_the_seed_and_even():
+    assert np.array_equal(drawn(uneven, 4, 1), drawn(uneven, 4, 1))
+    assert np.flatnonzero(drawn(np.zeros(20, int), 5, 0)).tolist() == [2, 6, 12, 15, 18]
+    total = sum(drawn(uneven, 5, seed).astype(int) for seed in range(400))
+    shares = [total[uneven == label] / 400 for label in range(3)]
+    for share, size in zip(shares, (10, 30, 60), strict=True):  # 4 standard deviations of a fair draw
+        assert np.abs(share - 5 / size).max() < 4 * np.sqrt(5 / size * (1 - 5 / size) / 400) + 1e-9
+
+
+def test_few_examples_are_the_same_from_arrays_and_from_examples():
+    split = {"image": np.arange(100, dtype=np.uint8).reshape(-1, 1, 1, 1), "label": uneven.astype(np.int32)}
+    found, read = few(split, 7, 3), few(examples(split), 7, 3)
+    assert np.flatnonzero(drawn(uneven, 7, 3)).tolist() == found["image"].ravel().tolist()
+    assert np.array_equal(found["label"], uneven[found["image"].ravel()])
+    for name in split:
+        assert np.array_equal(found[name], read[name]) and found[name].dtype == read[name].dtype
+
+
+def test_more_examples_than_a_class_has_are_refused():
+    with pytest.raises(ValueError, match="11 examples of each class were asked for; class 0 has 10"):
+        drawn(uneven, 11, 0)
+    with pytest.raises(ValueError, match="0 examples of each class"):
+        few({"label": uneven}, 0, 0)

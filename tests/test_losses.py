@@ -121,3 +121,18 @@ def test_mean_squared_error_is_that():
     )
     with pytest.raises(Exception, match="Type-check error"):
         losses.mean_squared_error(LOGITS, LOGITS[:, :1])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_distribution_over_classes_is_a_label_too(smoothing):
+    """All on one class it is that label; a mixture of labels has the mixture of their losses."""
+    first, second = LABELS, (LABELS + 1) % 4
+    eye, share = np.eye(4, dtype=np.float32), np.float32([0.0, 0.1, 0.3, 0.5, 0.9, 1.0])
+    ours, others = (losses.softmax_cross_entropy(LOGITS, labels, smoothing) for labels in (first, second))
+    got = losses.softmax_cross_entropy(LOGITS, eye[first], smoothing)
+    np.testing.assert_allclose(got, ours, rtol=1e-6)
+    mixed = share[:, None] * eye[first] + (1 - share[:, None]) * eye[second]
+    got = losses.softmax_cross_entropy(LOGITS, mixed, smoothing)
+    np.testing.assert_allclose(got, share * ours + (1 - share) * others, rtol=1e-5)
+    with pytest.raises(Exception, match="Type-check error"):
+        losses.softmax_cross_entropy(LOGITS, eye[first][:, :3])

@@ -252,6 +252,7 @@ def test_no_dtype_changes_in_training(name):
     """A schedule or a decay that promotes would compile anew, and would not restore."""
     spec = {"name": name, "weight_decay": 0.1, "l2": 0.1, "clip": 1.0, "clip_value": 1.0, "average": 0.9}
     spec |= {"accumulate": 2, "skip_nonfinite": 3, "freeze": "head"}
+    spec |= {"rates": {"bias": 0.5}, "unfreeze": {"kernel": 2}}
     for options in (spec, {"name": name, "weight_decay": 0.1, "l2": 0.1, "clip": 1.0}):
         optimizer = make(options, {"name": "cosine", "peak": 0.1, "warmup": 5})
         params = parameters(jnp.bfloat16)
@@ -282,6 +283,9 @@ def test_no_dtype_changes_in_training(name):
         ({"name": "adam", "b1": 1.0}, "b1 must be a number at least 0 and below 1, not 1.0"),
         ({"name": "momentum", "momentum": 9}, "momentum must be a number at least 0 and below 1, not 9"),
         ({"name": "adam", "freeze": "(head"}, r"freeze holds '\(head', no regular expression"),
+        ({"name": "adam", "rates": {"(head": 1}}, r"rates holds '\(head', no regular expression"),
+        ({"name": "adam", "rates": {"head": -1}}, r"rates\['head'\] must be a number at least 0, not -1"),
+        ({"name": "adam", "unfreeze": {"head": 0.5}}, r"unfreeze\['head'\] must be an integer .*, not 0.5"),
     ],
     ids=str,
 )
@@ -300,7 +304,7 @@ def test_a_value_of_the_wrong_type_is_named():
 
 
 def test_a_config_dict_will_do():
-    spec = ConfigDict({"name": "adam", "freeze": ["head"], "b2": 0.9})
+    spec = ConfigDict({"name": "adam", "freeze": ["head"], "b2": 0.9, "rates": {"bias": 0.5}})
     params = parameters()
     after = train(make(spec, ConfigDict(CONSTANT)), 1)[0]
     assert_same(after["head"], params["head"])
@@ -343,9 +347,11 @@ def test_the_biases_of_stacked_layers_do_not_decay():
     assert changed(params, after) == {"layers/Dense_0/kernel"}
 
 
-@pytest.mark.parametrize("option", ["freeze", "decay_exclude"])
+@pytest.mark.parametrize("option", ["freeze", "decay_exclude", "rates", "unfreeze"])
 def test_a_pattern_that_finds_nothing_is_named(option):
-    optimizer = make({"name": "adam", option: ["head", "Dense_1/kernel"]})
+    patterns = ["head", "Dense_1/kernel"]
+    mapped = dict.fromkeys(patterns, 0)
+    optimizer = make({"name": "adam", option: mapped if option in ("rates", "unfreeze") else patterns})
     with pytest.raises(
         ValueError, match=f"{option} pattern 'Dense_1/kernel' finds no parameter; there are .*Dense_0/kernel"
     ):
@@ -378,9 +384,85 @@ def test_frozen_parameters_do_not_move_and_the_optimizer_holds_nothing_for_them(
     assert_same(after | {"Dense_0": None}, train(make(spec), 6, without)[0] | {"Dense_0": None})
 
 
-def test_freezing_everything_is_an_error():
+@pytest.mark.parametrize(
+    "options", [{"freeze": "."}, {"rates": {".": 0}}, {"freeze": "k", "rates": {"[^k]$": 0}}]
+)
+def test_freezing_everything_is_an_error(options):
     with pytest.raises(ValueError, match="freeze finds all 5 parameters"):
-        make({"name": "adam", "freeze": "."}).init(parameters())
+        make({"name": "adam"} | options).init(parameters())
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw", "lion"])
+def test_a_rate_is_that_of_an_optimizer_with_this_learning_rate(name):
+    """Each parameter against one trained alone, at the product of the factors that find it."""
+    spec = {"name": name, "weight_decay": 0.1, "decay_exclude": []}
+    after, _ = train(make(spec | {"rates": {"^Dense": 0.5, "kernel": 0.25}}), 5)
+    factors = {"Dense_0/kernel": 0.125, "Dense_0/bias": 0.5, "head/kernel": 0.25}
+    for layer, leaves in parameters().items():
+        for leaf in leaves:
+            factor = factors.get(f"{layer}/{leaf}", 1)
+            alone = make(spec, {"name": "constant", "peak": RATE * factor})
+            expected, _ = train(alone, 5, {layer: {leaf: leaves[leaf]}})
+            assert_close(after[layer][leaf], expected[layer][leaf])
+
+
+def test_a_rate_of_zero_freezes():
+    rates, state = train(make({"name": "adam", "rates": {"^Dense": 0, "head": 0.5}}), 4)
+    frozen, held = train(make({"name": "adam", "freeze": "^Dense", "rates": {"head": 0.5}}), 4)
+    assert_same(rates, frozen)
+    assert_same(rates["Dense_0"], parameters()["Dense_0"])
+    assert jax.tree.structure(state) == jax.tree.structure(held)
+
+
+def test_a_parameter_rests_until_its_step_then_moves_by_moments_that_ran():
+    """Against momentum by hand in numpy, where the velocity runs from the first step."""
+    after = [
+        train(make({"name": "momentum", "unfreeze": {"^Dense": 2, "Dense_0/bias": 3}}), n)[0]
+        for n in range(6)
+    ]
+    for layer, leaf, start in (("Dense_0", "kernel", 2), ("Dense_0", "bias", 3), ("head", "kernel", 0)):
+        weights = np.asarray(parameters()[layer][leaf], np.float64)
+        velocity = np.zeros_like(weights)
+        for step in range(5):
+            velocity = 0.9 * velocity + np.sin((3 + step) * weights + step)
+            weights = weights - RATE * velocity * (step >= start)
+            np.testing.assert_allclose(after[step + 1][layer][leaf], weights, rtol=1e-4, atol=1e-5)
+    assert_same(after[2]["Dense_0"], parameters()["Dense_0"])
+    assert changed(after[2], after[3]) >= {"Dense_0/kernel"} and "Dense_0/bias" not in changed(
+        after[2], after[3]
+    )
+
+
+def test_unfreezing_counts_steps_not_updates():
+    spec = {"name": "adamw", "weight_decay": 0.1, "accumulate": 2, "unfreeze": {"head": 4}}
+    before = parameters()
+    assert changed(before, train(make(spec), 5)[0]) & {"head/kernel", "head/bias"} == set()
+    assert changed(before, train(make(spec), 6)[0]) >= {"head/kernel", "head/bias"}
+
+
+def test_training_on_from_a_state_is_training_through_whatever_is_done_by_path():
+    spec = {
+        "name": "adamw",
+        "rates": {"Dense": 0.3},
+        "unfreeze": {"head": 3},
+        "freeze": "scale",
+        "average": 0.9,
+    }
+    optimizer = make(spec, {"name": "cosine", "peak": 0.1, "warmup": 2})
+
+    @jax.jit
+    def update(params, state, step):
+        updates, state = optimizer.update(gradients(params, step), state, params)
+        return optax.apply_updates(params, updates), state
+
+    def go(params, state, steps):
+        for step in steps:
+            params, state = update(params, state, step)
+        return jax.device_get((params, state))
+
+    start = (parameters(), optimizer.init(parameters()))
+    for stop in (2, 3, 4):
+        assert_same(go(*go(*start, range(stop)), range(stop, 7)), go(*start, range(7)))
 
 
 def test_the_norm_is_clipped_to_the_bound_and_only_down():

@@ -71,7 +71,7 @@ def test_one_smoke_run_is_trained_measured_written_and_shown(tmp_path, monkeypat
 def test_a_table_goes_between_its_markers_and_a_missing_marker_is_named():
     text = "a\n" + "".join(
         f"<!-- {name}: python -m experiments report -->\nold\n<!-- end of {name} -->\nb\n"
-        for name in ("results", "speed")
+        for name in ("results", "speed", "models")
     )
     new = report.insert(text)
     assert "old" not in new and new.startswith("a\n") and report.insert(new) == new

@@ -34,13 +34,15 @@ def decode(
     size: int | tuple[int, int] | None = None,
     *,
     channels: int | None = None,
+    crop: bool = False,
     name: str = "image",
 ) -> UInt8[np.ndarray, "h w c"]:
     """Decodes a JPEG or PNG, upright, to pixels in 0..255.
 
     `size` is (height, width), or one number for both; the image is resized to it, antialiased and without
-    keeping its proportions. A JPEG of twice that or more is scaled down inside the decoder, by a power of
-    two, which makes a photograph far cheaper to read. `channels` is 1 (grey) or 3
+    keeping its proportions, or with `crop` the largest part of these proportions in its middle. A JPEG of
+    twice that or more is scaled down inside the decoder, by a power of two, which makes a photograph far
+    cheaper to read. `channels` is 1 (grey) or 3
     (RGB); None takes 1 for grey images and 3 for all others. The camera's note of which side is up is heeded.
     Bytes that are no intact image raise a ValueError that says `name`.
     """
@@ -59,11 +61,18 @@ def decode(
         else:
             image = _jpeg(data, header, channels, max(height, width))
         if size is not None and image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
+            box = _middle(image.size, width / height) if crop else None
+            image = image.resize((width, height), Image.Resampling.BILINEAR, box)
         pixels = np.asarray(image)
     except BROKEN as error:
         raise ValueError(f"{name} is no intact JPEG or PNG ({len(data):,} bytes): {error}") from error
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _middle(size: tuple[int, int], aspect: float) -> tuple[float, float, float, float]:
+    """Returns the largest centred box (left, top, right, bottom) with that width over height."""
+    width, height = min(size[0], size[1] * aspect), min(size[1], size[0] / aspect)
+    return (size[0] - width) / 2, (size[1] - height) / 2, (size[0] + width) / 2, (size[1] + height) / 2
 
 
 class Header(NamedTuple):

@@ -30,10 +30,13 @@ class Source(NamedTuple):
 
     `splits` has "train", "test" and, unless its fraction is 0, "validation". A split is a dict of arrays that
     share their leading axis, or a sequence of examples decoded when read. `classes` names the labels.
+    `statistics`, mean and standard deviation of each channel in units of the stored pixels, is there only
+    for a set too large to have them computed before every run.
     """
 
     splits: dict[str, Any]
     classes: tuple[str, ...]
+    statistics: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def length(split: Split) -> int:
@@ -58,6 +61,35 @@ def held_out(labels: Int[np.ndarray, "n"], fraction: float | int) -> Bool[np.nda
     shares[remainders[: round(fraction * len(labels)) - shares.sum()]] += 1
     for label, share in zip(names, shares, strict=True):
         mask[scattered[labels[scattered] == label][:share]] = True
+    return mask
+
+
+def few(split: Split, count: int, seed: int) -> Arrays:
+    """Returns `count` examples of each class of a labelled split, in memory, drawn by `seed`.
+
+    The draw depends on the seed, on positions and on labels alone; of two counts with one seed, the fewer
+    examples are among the more. Examples keep their order. Raises ValueError when a class has not so many.
+    """
+    if count < 1:
+        raise ValueError(f"{count} examples of each class were asked for; at least 1 is needed")
+    if isinstance(split, dict):
+        rows = np.flatnonzero(drawn(split["label"], count, seed))
+        return {name: array.take(rows, axis=0) for name, array in split.items()}
+    labels = np.array([int(split[index]["label"]) for index in range(len(split))])
+    examples = [split[index] for index in np.flatnonzero(drawn(labels, count, seed)).tolist()]
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def drawn(labels: Int[np.ndarray, "n"], count: int, seed: int) -> Bool[np.ndarray, "n"]:
+    """Marks `count` examples of each class, drawn by `seed`; see `few`."""
+    start = _scatter(np.array([seed % 2**64], np.uint64))
+    scattered = np.argsort(_scatter(start + np.arange(len(labels), dtype=np.uint64)), kind="stable")
+    mask = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        found = scattered[labels[scattered] == label]
+        if len(found) < count:
+            raise ValueError(f"{count} examples of each class were asked for; class {label} has {len(found)}")
+        mask[found[:count]] = True
     return mask
 
 

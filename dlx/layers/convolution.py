@@ -1,9 +1,91 @@
 """Convolution and pooling, in the form that is fast on the machines people have."""
 
 import functools
+import math
+from collections.abc import Callable, Sequence
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
+
+Sides = Sequence[tuple[int, int]]  # pixels of zeros (above, below) and (left, right) of the image
+
+
+class Conv(nn.Module):
+    """A convolution of images, with the parameters, the initial values and the defaults of `flax.linen.Conv`.
+
+    `padding` is "SAME", "VALID", or pixels of zeros on every side; `strides` holds for rows and columns.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: int = 1
+    padding: str | int = "SAME"
+    use_bias: bool = True
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Shaped[Array, "b h w c"]) -> Shaped[Array, "b y x d"]:
+        """Returns `features` channels, in the compute dtype."""
+        kernel = self.param("kernel", self.kernel_init, (*self.kernel_size, x.shape[-1], self.features))
+        x, kernel = (jnp.asarray(array, self.dtype) for array in (x, kernel))  # weights may be NumPy's
+        y = convolve(x, kernel, self.strides, self.padding)
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return y + bias.astype(self.dtype)
+
+
+def convolve(
+    x: Shaped[Array, "b h w c"],
+    kernel: Shaped[Array, "i j c d"],
+    stride: int = 1,
+    padding: str | int = "SAME",
+) -> Shaped[Array, "b y x d"]:
+    """Weighs the windows of the image that start every `stride` pixels by the kernel.
+
+    On a CPU a kernel of one pixel, and one that covers more pixels than the image or the output has, is a
+    matrix product: XLA computes the former's gradient slowly, and exchanges the latter's kernel and image for
+    a form that its fast convolution does not have, here or in the gradient (experiments/LOG.md).
+    """
+    if isinstance(padding, str):
+        sides = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), padding)
+    else:
+        sides = [(padding, padding)] * 2
+    size, image = kernel.shape[:2], x.shape[1:3]
+    rows, columns = (
+        (side + sum(more) - window) // stride + 1
+        for side, more, window in zip(image, sides, size, strict=True)
+    )
+    direct = functools.partial(windowed, stride=stride, sides=sides)
+    if size != (1, 1) and math.prod(size) <= min(rows * columns, math.prod(image)):
+        return direct(x, kernel)
+    product = functools.partial(multiplied, stride=stride, sides=sides)
+    return jax.lax.platform_dependent(x, kernel, cpu=product, default=direct)
+
+
+def windowed(
+    x: Shaped[Array, "b h w c"], kernel: Shaped[Array, "i j c d"], stride: int, sides: Sides
+) -> Shaped[Array, "b y x d"]:
+    """Is the convolution as XLA has it."""
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), sides, dimension_numbers=layout)
+
+
+def multiplied(
+    x: Shaped[Array, "b h w c"], kernel: Shaped[Array, "i j c d"], stride: int, sides: Sides
+) -> Shaped[Array, "b y x d"]:
+    """Is the same as one matrix product, of the pixels of every window side by side and the kernel."""
+    high, wide, _, features = kernel.shape
+    x = jnp.pad(x, [(0, 0), *sides, (0, 0)])
+    y, z = x.shape[1] - high + 1, x.shape[2] - wide + 1  # pixels where a window may start
+    places = [(i, j) for i in range(high) for j in range(wide)]
+    windows = jnp.concatenate([x[:, i : i + y : stride, j : j + z : stride] for i, j in places], axis=-1)
+    # two plain matrices: XLA's gradient of a product over more axes is slow
+    product = jnp.dot(windows.reshape(-1, windows.shape[-1]), kernel.reshape(-1, features))
+    return product.reshape(*windows.shape[:-1], features)
 
 
 def max_pool(

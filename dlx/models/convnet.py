@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from dlx.core import Model
-from dlx.layers.convolution import max_pool
+from dlx.layers.convolution import Conv, max_pool
 from dlx.nn import from_linen
 
 
@@ -28,7 +28,7 @@ class ConvNet(nn.Module):
     @nn.compact
     def __call__(self, x: Shaped[Array, "b h w c"], *, train: bool) -> Shaped[Array, "b k"]:
         """Returns logits."""
-        conv = partial(nn.Conv, kernel_size=(3, 3), use_bias=False, dtype=self.dtype)
+        conv = partial(Conv, kernel_size=(3, 3), use_bias=False, dtype=self.dtype)
         norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
 
         x = x.astype(self.dtype)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from dlx.core import Model
+from dlx.layers.convolution import Conv
 from dlx.layers.depthwise import DepthwiseConv
 from dlx.layers.normalization import BatchNorm
 from dlx.layers.regularization import stochastic_depth
@@ -53,7 +54,7 @@ class SqueezeExcite(nn.Module):
     @nn.compact
     def __call__(self, x: Shaped[Array, "b h w c"]) -> Shaped[Array, "b h w c"]:
         """Returns the channels times their gates."""
-        conv = partial(nn.Conv, kernel_size=(1, 1), kernel_init=he_normal, dtype=self.dtype)
+        conv = partial(Conv, kernel_size=(1, 1), kernel_init=he_normal, dtype=self.dtype)
         gate = x.mean(axis=(1, 2), keepdims=True, dtype=jnp.float32)
         gate = nn.silu(conv(self.squeezed, name="squeeze")(gate))
         return x * nn.sigmoid(conv(x.shape[-1], name="excite")(gate))
@@ -78,7 +79,7 @@ class MBConv(nn.Module):
     @nn.compact
     def __call__(self, x: Shaped[Array, "b h w c"]) -> Shaped[Array, "b y x d"]:
         """Returns the block's features, `width` channels."""
-        conv = partial(nn.Conv, kernel_size=(1, 1), use_bias=False, kernel_init=he_normal, dtype=self.dtype)
+        conv = partial(Conv, kernel_size=(1, 1), use_bias=False, kernel_init=he_normal, dtype=self.dtype)
         norm = partial(BatchNorm, not self.train, *self.norm, dtype=self.dtype)
 
         channels, y = x.shape[-1], x
@@ -113,7 +114,7 @@ class EfficientNet(nn.Module):
         """Returns logits."""
         width, depth, _ = VARIANTS[self.variant]
         momentum, epsilon = (0.9, 1e-5) if self.variant < 5 else (0.99, 1e-3)
-        conv = partial(nn.Conv, use_bias=False, kernel_init=he_normal, dtype=self.dtype)
+        conv = partial(Conv, use_bias=False, kernel_init=he_normal, dtype=self.dtype)
         norm = partial(BatchNorm, not train, momentum, epsilon, dtype=self.dtype)
         stages = [math.ceil(depth * layers) for *_, layers in STAGES]
 

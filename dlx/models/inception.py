@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from dlx.core import Model
-from dlx.layers.convolution import avg_pool, max_pool
+from dlx.layers.convolution import Conv, avg_pool, max_pool
 from dlx.layers.normalization import BatchNorm
 from dlx.nn import from_linen
 
@@ -34,7 +34,7 @@ class ConvNorm(nn.Module):
     def __call__(self, x: Image) -> Features:
         """Returns `width` channels."""
         normal = nn.initializers.truncated_normal(self.deviation)
-        conv = partial(nn.Conv, use_bias=False, kernel_init=normal, dtype=self.dtype)
+        conv = partial(Conv, use_bias=False, kernel_init=normal, dtype=self.dtype)
         x = conv(self.width, self.kernel, self.stride, self.padding)(x)
         return nn.relu(BatchNorm(not self.train, epsilon=1e-3, dtype=self.dtype)(x))
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from dlx.core import Model
-from dlx.layers.convolution import max_pool
+from dlx.layers.convolution import Conv, max_pool
 from dlx.nn import from_linen
 
 
@@ -27,7 +27,7 @@ class LeNet(nn.Module):
         first, second, dense = self.features
         x = x.astype(self.dtype)
         for width in (first, second):
-            x = nn.relu(nn.Conv(width, (5, 5), dtype=self.dtype)(x))
+            x = nn.relu(Conv(width, (5, 5), dtype=self.dtype)(x))
             x = max_pool(x)
         x = nn.relu(nn.Dense(dense, dtype=self.dtype)(x.reshape(len(x), -1)))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)

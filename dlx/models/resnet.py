@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from dlx.core import Model
-from dlx.layers.convolution import max_pool
+from dlx.layers.convolution import Conv, max_pool
 from dlx.layers.normalization import BatchNorm
 from dlx.nn import from_linen
 
@@ -35,7 +35,7 @@ class Basic(nn.Module):
     @nn.compact
     def __call__(self, x: Shaped[Array, "b h w c"]) -> Shaped[Array, "b y x d"]:
         """Returns the block's features, `width` channels."""
-        conv = partial(nn.Conv, use_bias=False, kernel_init=he_normal, dtype=self.dtype)
+        conv = partial(Conv, use_bias=False, kernel_init=he_normal, dtype=self.dtype)
         norm = partial(BatchNorm, use_running_average=not self.train, dtype=self.dtype)
 
         y = nn.relu(norm()(conv(self.width, (3, 3), self.stride, padding=1)(x)))
@@ -57,7 +57,7 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: Shaped[Array, "b h w c"]) -> Shaped[Array, "b y x d"]:
         """Returns the block's features, four times `width` channels."""
-        conv = partial(nn.Conv, use_bias=False, kernel_init=he_normal, dtype=self.dtype)
+        conv = partial(Conv, use_bias=False, kernel_init=he_normal, dtype=self.dtype)
         norm = partial(BatchNorm, use_running_average=not self.train, dtype=self.dtype)
 
         y = nn.relu(norm()(conv(self.width, (1, 1))(x)))
@@ -85,7 +85,7 @@ class ResNet(nn.Module):
     def __call__(self, x: Shaped[Array, "b h w c"], *, train: bool) -> Shaped[Array, "b k"]:
         """Returns logits."""
         block = partial(Bottleneck if self.depth >= 50 else Basic, train=train, dtype=self.dtype)
-        conv = partial(nn.Conv, 64, use_bias=False, kernel_init=he_normal, dtype=self.dtype, name="stem_conv")
+        conv = partial(Conv, 64, use_bias=False, kernel_init=he_normal, dtype=self.dtype, name="stem_conv")
 
         x = x.astype(self.dtype)
         x = conv((3, 3), padding=1)(x) if self.stem == "small" else conv((7, 7), 2, padding=3)(x)

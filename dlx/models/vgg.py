@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from dlx.core import Model
-from dlx.layers.convolution import adaptive_avg_pool, max_pool
+from dlx.layers.convolution import Conv, adaptive_avg_pool, max_pool
 from dlx.layers.normalization import BatchNorm
 from dlx.nn import from_linen
 
@@ -34,7 +34,7 @@ class VGG(nn.Module):
         x = x.astype(self.dtype)
         for width, convolutions in zip(WIDTHS, STAGES[self.depth], strict=True):
             for _ in range(convolutions):
-                x = nn.Conv(width, (3, 3), padding=1, kernel_init=he_normal, dtype=self.dtype)(x)
+                x = Conv(width, (3, 3), padding=1, kernel_init=he_normal, dtype=self.dtype)(x)
                 if self.batch_norm:
                     x = BatchNorm(use_running_average=not train, dtype=self.dtype)(x)
                 x = nn.relu(x)

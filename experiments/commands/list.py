@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from experiments.commands import reproduce
+from experiments.commands import reproduce, sweep
 
 CONFIGS = Path("configs")
 
@@ -43,7 +43,10 @@ def table(rows: list[dict]) -> list[str]:
     for row in rows:
         published, measured = row["published"] or {}, row["measured"]
         metric = published.get("metric") or (measured or {}).get("metric", "")
-        found = f"{reproduce.value(measured)} (n={len(measured['seeds'])})" if measured else "unmeasured"
+        found = "unmeasured"
+        if measured:
+            found = sweep.extent(measured) if "rows" in measured else reproduce.value(measured)
+            found += f" (n={len(measured['seeds'])})"
         value = f"{published['value']:g}" if published else "none"
         cells.append((row["config"], row["application"], metric, value, found))
     widths = [max(len(line[i]) for line in cells) for i in range(5)]

@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+from experiments.commands import sweep
 from experiments.commands.reproduce import RESULTS, value
 
 README = Path("README.md")
 SPEED = RESULTS / "speed"  # what `benchmark --json` wrote, one file per question
+MODELS = "models*.json"  # of these, those of `benchmark models`, one for each sitting
+PICTURE = SPEED / "models.png"
 
 
 def add_arguments(parser) -> None:
@@ -24,13 +27,17 @@ def run(arguments) -> int:
         print("the tables in README.md are up to date" if new == text else "run python -m experiments report")
         return int(new != text)
     README.write_text(new)
+    if against := best():
+        from experiments.speed import picture
+
+        picture.ratios(against, PICTURE)
     print(f"{README} holds {len(results())} results and {len(list(SPEED.glob('*.json')))} benchmarks")
     return 0
 
 
 def insert(text: str) -> str:
-    """Returns the text of README.md with both tables; raises ValueError when a marker is missing."""
-    for name, table in {"results": accuracies(), "speed": speeds()}.items():
+    """Returns the text of README.md with all tables; raises ValueError when a marker is missing."""
+    for name, table in {"results": accuracies(), "speed": speeds(), "models": models()}.items():
         begin, end = f"<!-- {name}: python -m experiments report -->", f"<!-- end of {name} -->"
         if begin not in text or end not in text:
             raise ValueError(f"{README} lacks the lines {begin!r} and {end!r} between which a table goes")
@@ -40,12 +47,12 @@ def insert(text: str) -> str:
 
 
 def results() -> list[Path]:
-    """Returns the files that `reproduce` wrote."""
+    """Returns the files that `reproduce` and `sweep` wrote."""
     return sorted(file for file in RESULTS.glob("*/*.json") if file.parent != SPEED)
 
 
 def accuracies() -> str:
-    """Returns every result of `reproduce` as a row of a Markdown table."""
+    """Returns every result of `reproduce` and of `sweep` as a row of a Markdown table."""
     rows = []
     for file in results():
         result = json.loads(file.read_text())
@@ -55,10 +62,10 @@ def accuracies() -> str:
                 file.parent.name,
                 f"[{file.stem}](configs/{file.parent.name}/{file.stem}.py)",
                 result["metric"],
-                value(result),
+                sweep.extent(result) if "rows" in result else value(result),
                 str(len(result["seeds"])),
                 f"{published['value']:g} ({published['source']})" if published else "",
-                result["verdict"],
+                f"[curves]({file.with_suffix('.png')})" if "rows" in result else result["verdict"],
                 machine["device"] if "cpu" not in machine["device"] else f"{machine['cores']} CPU cores",
             ]
         )
@@ -69,7 +76,7 @@ def accuracies() -> str:
 def speeds() -> str:
     """Returns every row of the benchmarks as a row of a Markdown table."""
     rows = []
-    for file in sorted(SPEED.glob("*.json")):
+    for file in sorted(set(SPEED.glob("*.json")) - set(SPEED.glob(MODELS))):
         found = json.loads(file.read_text())
         machine = found["machine"]
         for row in found["rows"]:
@@ -78,9 +85,73 @@ def speeds() -> str:
                 ratio = f"{row['overhead']:+.1%} ({low:+.1%} to {high:+.1%})"
             else:
                 ratio = f"{row['times_as_fast']:.2f}x as fast ({low:.2f} to {high:.2f})"
-            hardware = f"{machine['cores']} cores of {machine['processor']}"
-            rows.append([found["benchmark"], row["what"], row["peer"], ratio, hardware])
+            rows.append([found["benchmark"], row["what"], row["peer"], ratio, hardware(machine)])
     return markdown(["benchmark", "what", "peer", "dlx, median (quartiles)", "hardware"], rows)
+
+
+def models() -> str:
+    """Returns the rows of `benchmark models` as a Markdown table, each against PyTorch's fastest variant."""
+    rows = []
+    for row in best():
+        low, high = row["quartiles"]
+        ours, theirs = row["median"]["dlx"], row["median"]["peer"]
+        ratio = f"{row['times_as_fast']:.2f}x as fast ({low:.2f} to {high:.2f})"
+        cells = [row["what"], digits(ours), f"{digits(theirs)} ({row['peer']})", ratio, "", ""]
+        if detail := row["detail"]:
+            seconds = [detail["compile_s"].get(side) for side in ("dlx", "torch.compile")]
+            cells[4] = " / ".join("-" if value is None else f"{value:.0f}" for value in seconds)
+            cells[5] = " / ".join(
+                "-" if value is None else f"{value / 2**20:,.0f}" for value in needs(detail)
+            )
+            if "share_of_peak" in detail:
+                rate, share = (detail[name]["dlx"] for name in ("examples_per_s", "share_of_peak"))
+                cells[1] += f" ({rate:,.0f} examples/s, {share:.0%} of the peak)"
+        rows.append([*cells, hardware(row["machine"])])
+    if not rows:
+        return "Not measured yet."
+    heading = ["what", "dlx, ms", "PyTorch's fastest, ms", "dlx, median (quartiles)"]
+    heading += ["compilation, s: dlx / torch.compile", "memory, MiB: dlx / PyTorch", "hardware"]
+    return f"{markdown(heading, rows)}\n\n![dlx against PyTorch's fastest variant]({PICTURE})"
+
+
+def best() -> list[dict]:
+    """Returns, for all that `benchmark models` measured, the row of the fastest variant of the peer.
+
+    Each has its "machine", and "detail", the numbers of its model, in the first row of that model alone.
+    """
+    chosen = []
+    for file in sorted(SPEED.glob(MODELS)):
+        found = json.loads(file.read_text())
+        details = {detail["what"]: detail for detail in found["details"]}
+        fastest: dict[str, dict] = {}
+        for row in found["rows"]:
+            other = fastest.get(row["what"])
+            if other is None or row["median"]["peer"] < other["median"]["peer"]:
+                fastest[row["what"]] = row
+        for what, row in fastest.items():
+            detail = details.pop(what.rpartition(", ")[0], None)
+            chosen.append(row | {"machine": found["machine"], "detail": detail})
+    return chosen
+
+
+def needs(detail: dict) -> list[int | None]:
+    """Returns the bytes of training, dlx's and those of PyTorch's thriftiest variant."""
+    memory = detail["memory"]
+    ours = memory["dlx"].get("resident", memory["dlx"].get("planned"))
+    theirs = [size for name, sizes in memory.items() if name != "dlx" for size in sizes.values()]
+    return [ours, min(theirs, default=None)]
+
+
+def digits(value: float) -> str:
+    """Returns a number with three digits, or all of those before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def hardware(machine: dict) -> str:
+    """Returns what the numbers of a file were measured on."""
+    if machine.get("device", "cpu") != "cpu":
+        return machine["device"]
+    return f"{machine['cores']} cores of {machine['processor']}"
 
 
 def markdown(heading: list[str], rows: list[list[str]]) -> str:

@@ -34,6 +34,10 @@ def run(arguments) -> None:
     for name in arguments.names:
         file = find(name)
         config = configuration.load(str(file))
+        if "sweep" in config:
+            raise configuration.ConfigError(
+                f"{file} is a sweep; say: python -m experiments sweep {file.stem}"
+            )
         workdirs = [arguments.workdir / file.parent.name / file.stem / str(s) for s in range(arguments.seeds)]
         for seed, workdir in enumerate(workdirs):
             print(f"{file} seed {seed}", file=sys.stderr)

@@ -24,6 +24,7 @@ def run(arguments) -> None:
     from dlx import optimizers, report, sharding, train
     from experiments import runs
 
+    config = runs.single(config)
     runs.check(arguments.workdir, config)
     run = runs.build(config)
     mesh = sharding.mesh()
@@ -50,6 +51,7 @@ def run(arguments) -> None:
             write=reports.write,
             view=optimizers.averaged,
             begin=begin,
+            given=run.given,
         )
         if test is not None:
             with jax.set_mesh(mesh):

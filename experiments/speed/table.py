@@ -38,11 +38,15 @@ class Row(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a benchmark found: its rows, remarks to print below them, and facts of the machine of its own."""
+    """What a benchmark found: its rows, remarks to print below them, and facts of the machine of its own.
+
+    `details` are further numbers to keep, such as memory.
+    """
 
     rows: list[Row]
     remarks: Sequence[str] = ()
     machine: Mapping[str, str] = MappingProxyType({})
+    details: Sequence[Mapping] = ()
 
 
 def in_turns(repeats: int, sides: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
@@ -113,7 +117,7 @@ def record(name: str, found: Found) -> dict:
         "rows": rows,
         "remarks": list(found.remarks),
         "machine": machine() | dict(found.machine),
-    }
+    } | ({"details": list(found.details)} if found.details else {})
 
 
 def machine() -> dict[str, str]:

@@ -49,4 +49,7 @@ BUILDERS = {
     "clinc_oos": Builder("dlx.data.builders.clinc_oos", "dlx_clinc_oos", "1.0.0", INTENTS),
     "tatoeba_deu_eng": Builder("dlx.data.builders.tatoeba_deu_eng", "dlx_tatoeba_deu_eng", "1.0.0", ()),
     "self_dialogue": Builder("dlx.data.builders.self_dialogue", "dlx_self_dialogue", "1.0.0", TOPICS),
+    "pneumonia_mnist": Builder(
+        "dlx.data.builders.pneumonia_mnist", "dlx_pneumonia_mnist", "1.0.0", ("normal", "pneumonia")
+    ),
 }
