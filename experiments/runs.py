@@ -14,6 +14,7 @@ from dlx.core import Plan, Task, TrainState, Variables
 from experiments import EXPERIMENTS
 
 CONFIG = "config.json"
+HEADS = {"head", "classifier", "tagger", "masked_lm", "next_sentence", "pooler"}  # modules; see `head`
 SCALING = "state/standardized/"  # what a weights file of another library cannot hold
 
 
@@ -106,13 +107,16 @@ def initial(config, shapes: Variables) -> dict[str, Any]:
 def head(paths) -> set[str]:
     """Returns the paths of the parameters whose shape depends on the number of classes.
 
-    Those in modules named "head"; where there are none, those of the last of Linen's numbered dense layers at
-    the top, such as "params/Dense_2/kernel".
+    Those in modules named as `HEADS`, with BERT's pooler, which is learned anew with what it serves; where
+    there are none, those of the last of Linen's numbered dense layers at the top, such as
+    "params/Dense_2/kernel".
     """
-    named = {path for path in paths if "head" in path.split("/")}
+    named = {path for path in paths if HEADS & set(path.split("/"))}
     numbers = [int(found[1]) for path in paths if (found := re.match(r"params/Dense_(\d+)/", path))]
     if not named and not numbers:
-        raise ConfigError("init.new_head: the model has neither a module named head nor a last dense layer")
+        raise ConfigError(
+            f"init.new_head: the model has neither a module named as {sorted(HEADS)} nor a last dense layer"
+        )
     return named or {path for path in paths if path.startswith(f"params/Dense_{max(numbers)}/")}
 
 

@@ -208,3 +208,16 @@ def test_a_run_knows_what_it_started_from(source, tmp_path, monkeypatch):
     config = follow(source[0])
     fitted(config, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["init"]["from"] == str(source[0])
+
+
+def test_a_classifier_starts_from_the_encoder_of_a_masked_language_model():
+    sizes = {"vocabulary": 20, "width": 8, "depth": 1, "heads": 2, "context": 6}
+    tokens = np.zeros((1, 6), np.int32)
+
+    def leaves(head):
+        model = models.MODELS["bert"](head=head, **sizes)
+        return set(checkpoint.leaves(jax.eval_shape(model.init, jax.random.key(0), tokens)._asdict()))
+
+    before, after = leaves("masked_lm"), leaves("classifier")
+    assert before - runs.head(before) == after - runs.head(after) != set()
+    assert all(path.startswith("params/encoder/") for path in after - runs.head(after))

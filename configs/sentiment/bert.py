@@ -1,0 +1,46 @@
+r"""BERT-tiny on sentence polarity, pretrained on the everyday sentences of configs/masked_language_modeling.
+
+Its vocabulary and its weights are those of that run, which has seen no sentence of this set:
+
+    python -m experiments train --config=configs/masked_language_modeling/bert_tiny.py \
+        --workdir=runs/bert_tiny
+
+then, with the seed as the fold as in text_cnn.py,
+
+    python -m experiments train --config=configs/sentiment/bert.py --workdir=runs/sentiment_bert
+
+bert_scratch.py is the same without the weights; the published value beside both is that of a CNN.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(scale: str = "full") -> ConfigDict:
+    """Returns the config; the smoke variant learns synthetic reviews, from nothing, with its own words."""
+    config = ConfigDict()
+    config.experiment = "sentiment"
+    config.seed, config.batch, config.length = 0, 32, 64
+    config.source = {"name": "sentence_polarity", "fold": -1, "validation": 0.1}
+    config.tokenizer = {"name": "file", "path": "runs/bert_tiny/tokenizer.json"}
+    config.model = {"name": "bert", "width": 128, "depth": 2, "heads": 2, "dropout": 0.1}
+    config.init = {
+        "from": "runs/bert_tiny",
+        "config": "configs/masked_language_modeling/bert_tiny.py",
+        "new_head": True,
+    }
+    config.optimizer = {"name": "adamw", "weight_decay": 0.01, "clip": 1.0}
+    config.schedule = {"name": "linear", "peak": 3e-4, "warmup": 100}
+    config.plan = {"steps": 1000, "log_every": 50, "eval_every": 250, "save_every": 500}
+    config.published = {
+        "metric": "accuracy",
+        "value": 0.761,
+        "higher_is_better": True,
+        "source": "Kim 2014, table 2, CNN-rand [M]",
+    }
+    if scale == "smoke":
+        config.source = {"name": "synthetic_sentences"}
+        config.tokenizer, config.init["from"] = {"name": "wordpiece", "size": 200}, ""
+        config.length, config.model.width, config.model.dropout = 16, 64, 0.0
+        config.schedule.peak, config.schedule.warmup = 2e-3, 5
+        config.plan = {"steps": 100, "log_every": 10, "eval_every": 50, "save_every": 50}
+    return config
