@@ -38,6 +38,16 @@ def test_a_name_finds_its_config_and_a_typo_the_nearest():
         find("digit")
 
 
+def test_a_name_that_two_configs_have_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for application in ("chatbot", "translation"):
+        (tmp_path / "configs" / application).mkdir(parents=True)
+        (tmp_path / "configs" / application / "gru.py").touch()
+    with pytest.raises(ValueError, match="2 configs are called 'gru': say chatbot/gru or translation/gru"):
+        find("gru")
+    assert find("translation/gru") == find("configs/translation/gru.py") == Path("configs/translation/gru.py")
+
+
 def test_training_time_is_that_of_the_steps_alone():
     records = [
         {"step": 10, "set": "train"},

@@ -51,11 +51,18 @@ def run(arguments) -> None:
 
 
 def find(name: str) -> Path:
-    """Returns the config file of a name; raises ConfigError with the nearest when there is none."""
-    from dlx.configuration import lookup
+    """Returns the config file of a name, such as "digits", "translation/gru" or the file itself.
+
+    Raises ConfigError with the nearest names when there is none, and with all when there are several.
+    """
+    from dlx.configuration import ConfigError, lookup
 
     files = sorted(Path("configs").glob("*/*.py"))
-    return Path(name) if Path(name) in files else lookup({file.stem: file for file in files}, name)
+    if len(same := [file for file in files if file.stem == name]) > 1:
+        longer = " or ".join(f"{file.parent.name}/{name}" for file in same)
+        raise ConfigError(f"{len(same)} configs are called {name!r}: say {longer}")
+    names = {file.stem: file for file in files} | {str(file): file for file in files}
+    return lookup(names | {f"{file.parent.name}/{file.stem}": file for file in files}, name)
 
 
 def summarize(config, workdirs) -> dict:
