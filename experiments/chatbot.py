@@ -186,7 +186,9 @@ def reply(config, variables) -> Callable[[list[str]], Iterator[str]]:
         cache, logits = start(variables, padded, lengths, room=config.context)
         key = jax.random.fold_in(jax.random.key(config.seed), len(turns))
         end, length = tokenizer.special["end"], config.sampling.length
-        return pieces(tokenizer, decoding.stream(step, cache, logits, choose, key, length=length, end=end))
+        return tokenizers.pieces(
+            tokenizer, decoding.stream(step, cache, logits, choose, key, length=length, end=end)
+        )
 
     return answer
 
@@ -208,18 +210,6 @@ def remembered(tokenizer: tokenizers.Tokenizer, turns: list[str], room: int) -> 
             break
         kept.insert(0, ids)
     return [token for ids in kept for token in ids]
-
-
-def pieces(tokenizer: tokenizers.Tokenizer, ids: Iterator[int]) -> Iterator[str]:
-    """Yields text as its tokens come; what may be a part of a character waits for the rest of it."""
-    seen, said = [], ""
-    for token in ids:
-        seen.append(token)
-        whole = tokenizer.decode(seen)
-        if not whole.endswith("\ufffd"):
-            yield whole[len(said) :]
-            said = whole
-    yield tokenizer.decode(seen)[len(said) :]
 
 
 def demo(config, variables, folder: Path) -> list[Path]:

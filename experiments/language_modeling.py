@@ -181,7 +181,7 @@ def reply(config, variables) -> Callable[[list[str]], Iterator[str]]:
         if not is_recurrent(config) and len(ids) > config.context:
             seen = f"the prompt has {len(ids):,} tokens, of which the model sees the last {config.context:,}"
             print(f"note: {seen}", file=sys.stderr)
-        return pieces(tokenizer, write(ids))
+        return tokenizers.pieces(tokenizer, write(ids))
 
     return answer
 
@@ -208,18 +208,6 @@ def writer(config, variables) -> Callable[..., Iterator[int]]:
             ids, left = ids[-max(room // 2, 1) :], left - count
 
     return write
-
-
-def pieces(tokenizer: tokenizers.Tokenizer, ids: Iterator[int]) -> Iterator[str]:
-    """Yields text as its tokens come; what may be a part of a character waits for the rest of it."""
-    seen, said = [], ""
-    for token in ids:
-        seen.append(token)
-        whole = tokenizer.decode(seen)
-        if not whole.endswith("\ufffd"):
-            yield whole[len(said) :]
-            said = whole
-    yield tokenizer.decode(seen)[len(said) :]
 
 
 def demo(config, variables, folder: Path) -> list[Path]:

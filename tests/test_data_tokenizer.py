@@ -311,3 +311,11 @@ def test_bytes_and_characters_need_no_library():
         "except ImportError as error: assert 'pip install dlx[text]' in str(error); sys.exit(7)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 7
+
+
+def test_pieces_are_whole_characters():
+    tokenizer = tokenizers.byte_level()
+    ids = tokenizer.encode("aé€").tolist()
+    assert list(tokenizers.pieces(tokenizer, iter(ids))) == ["a", "é", "€", ""]
+    assert "".join(tokenizers.pieces(tokenizer, iter(ids[:-1]))) == "aé\ufffd"  # cut in the middle
+    assert list(tokenizers.pieces(tokenizer, [])) == [""]

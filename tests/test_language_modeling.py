@@ -192,13 +192,6 @@ def test_a_recurrent_model_continues_a_prompt_of_any_length(tmp_path):
     assert "".join(experiment.reply(config, variables)([prompt])) == text.removeprefix(prompt)
 
 
-def test_pieces_are_whole_characters():
-    tokenizer = tokenizers.byte_level()
-    ids = tokenizer.encode("aé€").tolist()
-    assert list(experiment.pieces(tokenizer, iter(ids))) == ["a", "é", "€", ""]
-    assert "".join(experiment.pieces(tokenizer, iter(ids[:-1]))) == "aé\ufffd"  # cut in the middle
-
-
 def test_a_tokenizer_is_read_from_its_file_and_saved_with_the_run(tmp_path):
     learned = tokenizers.bpe([TEXTS["train"]], size=270)
     tokenizers.save(learned, tmp_path / "tokenizer.json")

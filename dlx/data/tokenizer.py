@@ -7,7 +7,7 @@ cannot end a document or forge a turn of a chat; they are put around the ids of 
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,6 +173,19 @@ def load(path: str | Path, *, lowercase: bool = True) -> Tokenizer:
         f"{path} is no tokenizer; expected a .json of dlx or Hugging Face, vocab.json with merges.txt "
         "(GPT-2), vocab.txt (BERT), or a folder that holds one of them"
     )
+
+
+def pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
+    """Yields text as its tokens come; what may be a part of a character waits for the rest of it."""
+    seen: list[int] = []
+    said = ""
+    for token in ids:
+        seen.append(token)
+        whole = tokenizer.decode(seen)
+        if not whole.endswith("\ufffd"):
+            yield whole[len(said) :]
+            said = whole
+    yield tokenizer.decode(seen)[len(said) :]
 
 
 def utf8(data: bytes, name: str) -> str:
