@@ -4,7 +4,10 @@ No thread is needed: a jitted step is dispatched and returns, so the host reads 
 devices work on this one.
 """
 
+from collections.abc import Sequence
+
 import jax
+import numpy as np
 from jax.sharding import NamedSharding, Sharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
@@ -22,7 +25,7 @@ def rows(size: int) -> slice:
     return slice(index * size // count, (index + 1) * size // count)
 
 
-def placement(*axes: str) -> Sharding:
+def placement(*axes: str | None) -> Sharding:
     """Returns the sharding `P(*axes)` on the mesh of `jax.set_mesh`, or the default device without one."""
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
@@ -30,12 +33,24 @@ def placement(*axes: str) -> Sharding:
     return NamedSharding(mesh, P(*axes))
 
 
-def place(batch: Batch) -> Batch:
+def stack(batches: Sequence[Batch], size: int) -> Batch:
+    """Returns at most `size` batches as one of arrays [size, b, ...]; what is missing is left unset."""
+
+    def stacked(*arrays):
+        whole = np.empty((size, *np.shape(arrays[0])), np.result_type(arrays[0]))
+        np.stack(arrays, out=whole[: len(arrays)])
+        return whole
+
+    return jax.tree.map(stacked, *batches)
+
+
+def place(batch: Batch, *before: str | None) -> Batch:
     """Puts this process's rows of a batch on the devices, as global arrays split over the axis "data".
 
+    That is the first of their axes, or the one after those of `before`: None for an axis that is not split.
     On one device the arrays stay as they are: the jitted function that gets them puts them there.
     """
-    sharding = placement("data")
+    sharding = placement(*before, "data")
     if sharding.num_devices == 1:
         return batch  # a jitted function takes numpy arrays by a shorter way
     if jax.process_count() == 1:

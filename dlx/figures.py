@@ -27,6 +27,16 @@ def save(figure, file: Path) -> Path:
     return file
 
 
+def dated(axis) -> None:
+    """Marks an axis of dates with short labels."""
+    from matplotlib import dates
+
+    locator = dates.AutoDateLocator(minticks=3)
+    axis.xaxis.set_major_locator(locator)
+    axis.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+    axis.tick_params(labelsize=7)
+
+
 def learning_curves(records: Sequence[Mapping], names: Sequence[str], file: Path) -> Path:
     """Draws each metric of `names` against the step, a line per set; one point becomes a dashed level."""
     figure, axes = canvas(1, len(names), figsize=(5 * len(names), 3.6), squeeze=False)
@@ -82,6 +92,22 @@ def sheet(
         axis.imshow(picture, cmap=greys(images))
         axis.set_title(caption, fontsize=8, color="tab:red" if bad else "black")
     figure.suptitle(title)
+    return save(figure, file)
+
+
+def mosaic(images: Float[np.ndarray, "r n h w c"], labels: Sequence[str], title: str, file: Path) -> Path:
+    """Draws rows of images of values in 0 ... 1, close to each other, with a label before each row."""
+    rows, columns, height, width, channels = images.shape
+    framed = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=np.nan)
+    sheet = framed.transpose(0, 2, 1, 3, 4).reshape(rows * (height + 1), columns * (width + 1), channels)
+    size = 0.55 if any(labels) else 0.35  # inches an image
+    figure, axis = canvas(figsize=(size * columns + 1, size * rows * height / width + 0.6))
+    axis.imshow(sheet.squeeze(), cmap=greys(images.reshape(-1, height, width, channels)), vmin=0, vmax=1)
+    axis.set_yticks((height + 1) * np.arange(rows) + height / 2, labels, fontsize=9)
+    axis.set_xticks([])
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    axis.set_title(title, fontsize=10)
     return save(figure, file)
 
 

@@ -3,6 +3,8 @@
 Everything is computed in float32, whatever the dtype of the logits.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,6 +83,33 @@ def mean_squared_error(
 ) -> Float[Array, "b"]:
     """Returns the squared difference, averaged over all axes but the first."""
     return _per_example(jnp.square(jnp.asarray(predictions, jnp.float32) - jnp.asarray(targets, jnp.float32)))
+
+
+def quantile_loss(
+    predictions: Float[Array | np.ndarray, "*b q"],
+    targets: Num[Array | np.ndarray, "*b"],
+    quantiles: Sequence[int | float],
+) -> Float[Array, "*b"]:
+    """Returns the pinball loss averaged over quantiles, which the quantiles of the target make smallest.
+
+    Of a target above its predicted quantile p, p times the difference counts, below it 1 - p times (Koenker
+    and Bassett 1978). `quantiles` are the p of the last axis, each between 0 and 1.
+    """
+    levels = np.asarray(quantiles, np.float32)
+    if levels.shape != predictions.shape[-1:] or not ((levels > 0) & (levels < 1)).all():
+        raise ValueError(
+            f"{predictions.shape[-1]} predictions need as many quantiles between 0 and 1, not {quantiles}"
+        )
+    gap = jnp.asarray(targets, jnp.float32)[..., None] - jnp.asarray(predictions, jnp.float32)
+    return jnp.mean(jnp.maximum(levels * gap, (levels - 1) * gap), axis=-1)
+
+
+def gaussian_kl(mean: Float[Array, "*b k"], log_variance: Float[Array, "*b k"]) -> Float[Array, "*b"]:
+    """Returns the divergence KL(N(mean, variance) || N(0, 1)) in nats, summed over k independent numbers.
+
+    This is the term of the evidence lower bound that has a closed form (Kingma and Welling 2014, appendix B).
+    """
+    return 0.5 * jnp.sum(jnp.exp(log_variance) + jnp.square(mean) - 1 - log_variance, axis=-1)
 
 
 def _per_example(losses: Float[Array, "b *d"]) -> Float[Array, "b"]:

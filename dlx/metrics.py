@@ -209,6 +209,48 @@ def calibration_error(merged: Mean) -> float:
     return _ratio(np.abs(correct - confidence).sum(), weight.sum())
 
 
+def reliability(
+    probabilities: Float[Array | np.ndarray, "b"],
+    labels: Integer[Array | np.ndarray, "b"],
+    bins: int = 15,
+    mask: Shaped[Array | np.ndarray, "b"] | None = None,
+) -> Mean:
+    """Sums labels and probabilities of the label 1 by bins of probability ((i - 1) / bins, i / bins].
+
+    The total is [2, bins], how many labels are 1 and the sum of probabilities, the weight [bins] their
+    number; `calibration_error` of it is how far a predicted risk is from the share that comes true.
+    `calibration` has the larger of two probabilities instead.
+    """
+    if bins < 1:
+        raise ValueError(f"reliability needs at least one bin, not {bins}")
+    weights = jnp.ones(labels.shape) if mask is None else jnp.asarray(mask, jnp.float32)
+    risk = jnp.where(weights == 0, 0, jnp.asarray(probabilities, jnp.float32))
+    index = jnp.clip(jnp.ceil(risk * bins).astype(jnp.int32) - 1, 0, bins - 1)
+    values = jnp.stack([jnp.asarray(labels) == 1, risk, jnp.ones_like(risk)])
+    sums = jnp.zeros((3, bins)).at[:, index].add(weights * values)
+    return Mean(sums[:2], sums[2])
+
+
+def kolmogorov_smirnov(
+    scores: Float[Array | np.ndarray, "b"], labels: Integer[Array | np.ndarray, "b"]
+) -> float:
+    """Returns the largest gap between the distributions of the scores of label 1 and of label 0, on the host.
+
+    Between 0 and 1: the largest difference of true and false positive rate over all thresholds, which credit
+    scoring calls KS. Raises `ValueError` if a label is missing.
+    """
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels)
+    order = np.argsort(scores)
+    last = np.append(np.diff(scores[order]) > 0, True)  # equal scores pass a threshold together
+    shares = []
+    for label in (1, 0):
+        found = labels[order] == label
+        if not found.any():
+            raise ValueError(f"no example has the label {label}, so there is no distribution to compare")
+        shares.append(np.cumsum(found)[last] / found.sum())
+    return float(np.abs(shares[0] - shares[1]).max())
+
+
 def _add(first, second):
     if isinstance(first, jax.Array) or isinstance(second, jax.Array):
         return first + second

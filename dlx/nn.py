@@ -1,6 +1,7 @@
 """The one door between Flax Linen and the rest, and models made from models."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from dlx.core import Model, Variables
@@ -49,5 +50,26 @@ def standardized(model: Model, mean, std) -> Model:
         values = state.pop("standardized")
         outputs, state = model.apply(Variables(variables.params, state), scaled(values, x), *inputs, key=key)
         return outputs, dict(state) | {"standardized": values}
+
+    return Model(init, apply)
+
+
+def ensemble(model: Model, members: int) -> Model:
+    """Returns so many copies of `model`, each drawn with a key of its own, as one model.
+
+    Leaves of the variables, and outputs, have a leading axis of the members more; inputs have not. With a key
+    each member trains with one of its own.
+    """
+    if members < 1:
+        raise ValueError(f"an ensemble has at least one member, not {members}")
+
+    def init(key, *inputs):
+        return jax.vmap(lambda own: model.init(own, *inputs))(jax.random.split(key, members))
+
+    def apply(variables, *inputs, key=None):
+        if key is None:
+            return jax.vmap(lambda own: model.apply(own, *inputs))(variables)
+        keys = jax.random.split(key, members)
+        return jax.vmap(lambda own, key: model.apply(own, *inputs, key=key))(variables, keys)
 
     return Model(init, apply)

@@ -13,7 +13,7 @@ from dlx.core import Batch, Key, Metrics, Plan, Task, TrainState, Variables
 
 ONCE = {"xla_backend_optimization_level": 0}  # what runs once is compiled for speed of compilation
 NOTHING: Mapping = {}
-AHEAD = 4  # steps dispatched before the numbers of one are read
+AHEAD = 4  # calls dispatched before the numbers of one are read
 
 
 def make_init(task: Task, optimizer: optax.GradientTransformation) -> Callable:
@@ -49,6 +49,24 @@ def make_step(loss, optimizer: optax.GradientTransformation) -> Callable:
         return TrainState(state.step + 1, variables, opt_state), report
 
     return step
+
+
+def make_steps(step: Callable) -> Callable:
+    """Returns `(state, batches, key, count) -> (state, metrics of the last)`: `count` updates in a row.
+
+    `batches` are stacked, [n, b, ...]; the first `count` are used. One program serves every count up to n, so
+    that what a step computes does not depend on how many are left until an event.
+    """
+
+    def steps(state: TrainState, batches: Batch, key: Key, count: int) -> tuple[TrainState, Metrics]:
+        def one(index, found):
+            return step(found[0], jax.tree.map(lambda stacked: stacked[index], batches), key)
+
+        _, report = jax.eval_shape(one, 0, (state, None))
+        report = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), report)
+        return jax.lax.fori_loop(0, count, one, (state, report))
+
+    return steps
 
 
 def fit(
@@ -90,13 +108,24 @@ def fit(
             raise ValueError(
                 f"{workdir} is at step {start} already, beyond the {plan.steps} steps of the plan"
             )
-        step = jax.jit(make_step(task.loss, optimizer), donate_argnums=0, out_shardings=(placement, None))
+        step, size = make_step(task.loss, optimizer), plan.steps_per_call
+        if size < 1:
+            raise ValueError(f"steps_per_call is {size}; a call has at least 1 step")
+        call = jax.jit(
+            step if size == 1 else make_steps(step), donate_argnums=0, out_shardings=(placement, None)
+        )
         example = task.batch(start)
         sharding.check_batch(len(jax.tree.leaves(example)[0]) * jax.process_count(), mesh)
-        compiled = step.lower(state, feed.place(example), step_key).compile()
+
+        def arguments(batches: list) -> tuple:
+            if size == 1:
+                return feed.place(batches[0]), step_key
+            return feed.place(feed.stack(batches, size), None), step_key, len(batches)
+
+        compiled = call.lower(state, *arguments([example])).compile()
         begin(start, layout, compiled)
 
-        running: deque = deque()  # steps that the devices may still be at work on
+        running: deque = deque()  # calls that the devices may still be at work on
 
         def settle(most: int) -> None:
             while len(running) > most:
@@ -106,8 +135,10 @@ def fit(
                 elif done % AHEAD == 0:
                     jax.block_until_ready(report["grad_norm"])
 
-        for done in range(start + 1, plan.steps + 1):
-            state, report = compiled(state, feed.place(task.batch(done - 1)), step_key)
+        done = start
+        while done < plan.steps:
+            before, done = done, plan.until(done)
+            state, report = compiled(state, *arguments([task.batch(step) for step in range(before, done)]))
             log, evaluate, save = (plan.due(event, done) for event in ("log", "eval", "save"))
             running.append((done, report, log or save))
             settle(0 if evaluate or save else AHEAD)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from dlx import checkpoint, optimizers, pretrained, sharding, train
+from dlx import checkpoint, optimizers, pretrained, report, sharding, train
 from dlx.configuration import ConfigError, difference, lookup, read, save
 from dlx.core import Plan, Task, TrainState, Variables
 from experiments import EXPERIMENTS
@@ -28,11 +28,11 @@ class Run(NamedTuple):
     given: Callable[[Variables], Mapping[str, Any]]
 
 
-def build(config) -> Run:
-    """Builds the task, the optimizer and the plan of a config."""
+def build(config, workdir: Path = Path()) -> Run:
+    """Builds the task, the optimizer and the plan of a config, which is that of one run: see `stages`."""
     experiment = lookup(EXPERIMENTS, config.experiment)
     plan = Plan(**config.plan)
-    given = functools.partial(initial, config)
+    given = functools.partial(initial, config, workdir=workdir)
     return Run(experiment, experiment.make_task(config), optimizer(config), plan, given)
 
 
@@ -45,6 +45,67 @@ def single(config):
     return one.lock()
 
 
+def stages(config) -> list[tuple[str, Any]]:
+    """Returns the runs that a config stands for, in order: the name and the config of each.
+
+    That is one without a name, the config itself, unless it has `config.stages`:
+
+        config.stages = [
+            {"name": "layer_0", "learn": "layer_0", "plan.steps": 1000},
+            {"name": "layer_1", "learn": "layer_1", "plan.steps": 500},
+            {"name": "classifier"},
+        ]
+
+    Each stage is the config with the values of the stage in the place of its own, by dotted path. A stage
+    starts from the one before it, unless it sets "init.stage" to the name of an earlier one, or to "" for
+    none, or sets "init.from". A staged run has a workdir for each stage in its own, `workdir/<name>`, which
+    is like any other. Raises ConfigError for names that cannot be folders, and for values no config takes.
+    """
+    config = single(config)
+    if "stages" not in config:
+        return [("", config)]
+    found: list[tuple[str, Any]] = []
+    for spec in config.stages:
+        values = dict(spec)
+        name, before = values.pop("name", ""), [name for name, _ in found]
+        if not re.fullmatch(r"[a-z]\w*", name) or name in {*before, "checkpoints", "figures"}:
+            raise ConfigError(
+                f"config.stages: {name!r} cannot be the name of a stage: it is a folder of the workdir, of "
+                "small letters, digits and _, other than those before it and than 'checkpoints' and 'figures'"
+            )
+        stage = config.to_dict()
+        del stage["stages"]
+        last = before[-1] if before and "init.from" not in values else ""
+        stage["init"] = {"from": "", "stage": last} | stage.get("init", {})
+        for path, value in values.items():
+            *sections, key = path.split(".")
+            section = stage
+            for word in sections:
+                section = lookup(section, word)
+                if not isinstance(section, dict):
+                    raise ConfigError(f"config.stages: config.{word} is {section} and has no {key!r}")
+            lookup(section, key)
+            section[key] = value
+        if wanted := stage["init"]["stage"]:
+            lookup(dict.fromkeys(before), wanted)
+        found.append((name, type(config)(stage).lock()))
+    if not found:
+        raise ConfigError("config.stages is empty; leave it out for a run without stages")
+    return found
+
+
+def parts(workdir: Path) -> list[Path]:
+    """Returns the workdirs of the stages of a run, in order; its own alone where it has none."""
+    return [workdir / name for name, _ in stages(read(workdir / CONFIG))]
+
+
+def finished(workdir: Path, config) -> bool:
+    """Tells whether the last thing a run does, to measure the test data after the last step, is done."""
+    name, last = stages(config)[-1]
+    records = report.read(workdir / name)
+    return any(r["set"] == "test" and r["step"] == last.plan.steps for r in records)
+
+
 def optimizer(config):
     """Returns the optimizer of a config, which leaves alone what `config.init` freezes too."""
     spec = dict(config.optimizer)
@@ -55,28 +116,29 @@ def optimizer(config):
 
 
 def begins(config) -> dict:
-    """Returns `config.init`, or {} where the run starts from nothing: without it, or with "from" empty."""
+    """Returns `config.init`, or {} where the run starts from nothing: there is none, or it names no place."""
     spec = dict(config.get("init") or {})
     for field in spec:
-        lookup(dict.fromkeys(("from", "config", "library", "new_head", "freeze")), field)
-    return spec if spec.get("from") else {}
+        lookup(dict.fromkeys(("from", "stage", "config", "library", "new_head", "freeze")), field)
+    return spec if spec.get("from") or spec.get("stage") else {}
 
 
-def initial(config, shapes: Variables) -> dict[str, Any]:
+def initial(config, shapes: Variables, workdir: Path = Path()) -> dict[str, Any]:
     """Returns the leaves, by path, that a run takes from elsewhere, as `config.init` says; {} without it.
 
     `init` has these fields: "from", the workdir of an earlier run (its newest intact checkpoint, averaged
     where that run averages) or a file (.safetensors, .pth) of torchvision's or timm's weights for the
-    architecture `config.model.name`; "library", which of the two, where both know it; "new_head",
-    true to leave the classifier as drawn; "freeze", patterns that join `optimizer.freeze`; "config", what the
-    workdir is trained with, for the message when it is missing.
+    architecture `config.model.name`; "stage", in the place of "from", the name of an earlier stage of the
+    same run, whose workdir lies beside `workdir`; "library", which of the two, where both know it;
+    "new_head", true to leave the classifier as drawn; "freeze", patterns that join `optimizer.freeze`;
+    "config", what the workdir is trained with, for the message when it is missing.
 
     The state comes along: batch statistics, and the scaling of the images, so that what is fed to the weights
     is what they were trained on. A file of weights has no scaling; there the run's own stays.
     """
     if not (spec := begins(config)):
         return {}
-    source = spec["from"]
+    source = str(workdir.parent / spec["stage"]) if spec.get("stage") else spec["from"]
     if Path(source).suffix in pretrained.files.READERS:
         variables = converted(source, config.model.name, spec.get("library", ""))
     else:
@@ -142,10 +204,16 @@ def converted(file: str, name: str, library: str) -> Variables:
 
 
 def trained(workdir: Path, config: str) -> Variables:
-    """Returns the variables to evaluate of an earlier run, on the host, without its model or its data."""
+    """Returns the variables to evaluate of an earlier run, on the host, without its model or its data.
+
+    Of a run in stages, those of the last one.
+    """
     if not (workdir / CONFIG).exists():
         train_it = f"; train it first:\n  python -m experiments train --config={config} --workdir={workdir}"
         raise ConfigError(f"init.from: there is no run at {workdir}" + (train_it if config else ""))
+    workdir = parts(workdir)[-1]
+    if not (workdir / CONFIG).exists():
+        raise ConfigError(f"init.from: the stage {workdir} has not begun; train the run to the end first")
     before = read(workdir / CONFIG)
     if not (shapes := checkpoint.shapes(workdir)):
         raise ConfigError(f"init.from: {workdir} has no checkpoint yet; train it to the end first")

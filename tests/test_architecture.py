@@ -26,6 +26,7 @@ DLX = {  # module or package of dlx -> what it may import of dlx, what from outs
     "figures": ({"core"}, {"jaxtyping", "matplotlib", "numpy"}),
     "nn": ({"core"}, {"flax", "jax", "jaxtyping"}),
     "saliency": (set(), {"jax", "jaxtyping"}),
+    "streaming": (set(), {"jaxtyping", "numpy"}),
     "layers": ({"layers"}, {"flax", "jax", "jaxtyping"}),
     "models": ({"core", "nn", "layers", "losses", "models"}, {"flax", "jax", "jaxtyping"}),
     "pretrained": (

@@ -33,7 +33,8 @@ def test_without_a_published_value_it_is_a_baseline():
 
 
 def test_a_name_finds_its_config_and_a_typo_the_nearest():
-    assert find("digits") == find("configs/image_classification/digits.py")
+    assert find("digits") == find("configs/image_classification/digits.py")  # the default one has the name
+    assert find("deep_belief/digits") == Path("configs/deep_belief/digits.py")
     with pytest.raises(ValueError, match="did you mean 'digits'"):
         find("digit")
 

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
+from dlx.data.anomaly_sources import ANOMALY_SOURCES
 from dlx.data.builders import BUILDERS
 from dlx.data.builders.catalogue import Prepared, arrays, data_dir, prepare
 from dlx.data.splits import Arrays, Source, check, held_out
+from dlx.data.table_sources import TABLE_SOURCES
 from dlx.data.text_sources import TEXT_SOURCES
 
 __all__ = [
@@ -252,6 +254,8 @@ SOURCES = {
     "pneumonia_mnist": pneumonia_mnist,
     "imagenet": imagenet,
     "synthetic_images": synthetic_images,
+    **ANOMALY_SOURCES,
+    **TABLE_SOURCES,
     **TEXT_SOURCES,
 }
 

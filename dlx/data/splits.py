@@ -64,6 +64,21 @@ def held_out(labels: Int[np.ndarray, "n"], fraction: float | int) -> Bool[np.nda
     return mask
 
 
+def folds(labels: Int[np.ndarray, "n"], count: int) -> Int[np.ndarray, "n"]:
+    """Returns to which of `count` folds each example belongs, always the same one.
+
+    Folds are equal in size and in their share of each class, to within one example. Like that of `held_out`,
+    the choice depends on positions and labels alone.
+    """
+    if not 2 <= count <= len(labels):
+        raise ValueError(f"{count} folds of {len(labels)} examples; there can be 2 to {len(labels)}")
+    scattered = np.argsort(_scatter(np.arange(len(labels), dtype=np.uint64)), kind="stable")
+    by_class = scattered[np.argsort(labels[scattered], kind="stable")]
+    result = np.empty(len(labels), int)
+    result[by_class] = np.arange(len(labels)) % count
+    return result
+
+
 def few(split: Split, count: int, seed: int) -> Arrays:
     """Returns `count` examples of each class of a labelled split, in memory, drawn by `seed`.
 

@@ -21,7 +21,10 @@ def add_arguments(parser) -> None:
 
 
 def run(arguments) -> int:
-    """Prints the held-out results and draws into workdir/figures; or prints replies as they are decoded."""
+    """Prints the held-out results and draws into workdir/figures; or prints replies as they are decoded.
+
+    Of a run in stages each is drawn into its own workdir, and the last one replies.
+    """
     commands.start(arguments)
 
     import jax
@@ -29,10 +32,13 @@ def run(arguments) -> int:
     from dlx import sharding
     from experiments import runs
 
-    config, run, step, variables = runs.restore(arguments.workdir)
+    workdirs = runs.parts(arguments.workdir)
     with jax.set_mesh(sharding.mesh()):
         if arguments.prompt is None and not arguments.chat:
-            return draw(config, run, step, variables, arguments.workdir)
+            for workdir in workdirs:
+                draw(*runs.restore(workdir), workdir)
+            return 0
+        config, run, _, variables = runs.restore(workdirs[-1])
         if not hasattr(run.experiment, "reply"):
             raise ValueError(
                 f"{config.experiment} has no replies: --prompt and --chat are for runs of language models; "
@@ -45,7 +51,7 @@ def run(arguments) -> int:
     return 0
 
 
-def draw(config, run, step: int, variables, workdir) -> int:
+def draw(config, run, step: int, variables, workdir) -> None:
     """Prints the results on the last held-out split and draws the figures of the experiment and the run."""
     from dlx import figures, report
 
@@ -58,7 +64,6 @@ def draw(config, run, step: int, variables, workdir) -> int:
     pictures.append(figures.learning_curves(records, shown, folder / "curves.png"))
     print(f"{split} after {step} steps", report.table(found), sep="\n")
     print("figures:", *pictures, sep="\n  ")
-    return 0
 
 
 def chat(answer: Callable[[list[str]], Iterable[str]], lines: Iterable[bytes]) -> int:

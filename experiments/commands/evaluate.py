@@ -13,7 +13,10 @@ def add_arguments(parser) -> None:
 
 
 def run(arguments) -> None:
-    """Prints what every evaluator of the run says of its newest checkpoint; the workdir stays as it is."""
+    """Prints what every evaluator of the run says of its newest checkpoint; the workdir stays as it is.
+
+    Of a run in stages, that is the last one.
+    """
     commands.start(arguments)
 
     import jax
@@ -21,7 +24,7 @@ def run(arguments) -> None:
     from dlx import report, sharding
     from experiments import runs
 
-    _, run, step, variables = runs.restore(arguments.workdir)
+    _, run, step, variables = runs.restore(runs.parts(arguments.workdir)[-1])
     with jax.set_mesh(sharding.mesh()):
         found = {name: dict(evaluate(variables)) for name, evaluate in run.task.evaluators.items()}
     if arguments.json:

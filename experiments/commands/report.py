@@ -60,7 +60,7 @@ def accuracies() -> str:
         rows.append(
             [
                 file.parent.name,
-                f"[{file.stem}](configs/{file.parent.name}/{file.stem}.py)",
+                f"[{file.stem}](configs/{file.parent.name}/{file.stem.partition('-')[0]}.py)",
                 result["metric"],
                 sweep.extent(result) if "rows" in result else value(result),
                 str(len(result["seeds"])),

@@ -15,7 +15,10 @@ RESULTS = Path("experiments/results")
 def add_arguments(parser) -> None:
     """Adds the names of configs, --seeds and --workdir."""
     parser.add_argument(
-        "names", nargs="+", metavar="NAME", help="a config's file, or its name such as digits"
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help="a config's file, or its name such as digits, or a variant of it such as etth1_dlinear:720",
     )
     parser.add_argument(
         "--seeds", type=int, default=5, metavar="N", help="seeds 0 ... N-1 (default %(default)s)"
@@ -27,24 +30,29 @@ def add_arguments(parser) -> None:
 
 
 def run(arguments) -> None:
-    """Trains what is not trained yet, and writes experiments/results/<application>/<config>.json."""
+    """Trains what is not trained yet, and writes experiments/results/<application>/<config>.json.
+
+    The result of a variant is <config>-<variant>.json.
+    """
     from dlx import configuration
 
     commands.use_data(arguments)
     for name in arguments.names:
+        name, _, scale = name.partition(":")
         file = find(name)
-        config = configuration.load(str(file))
+        path, stem = (f"{file}:{scale}", f"{file.stem}-{scale}") if scale else (str(file), file.stem)
+        config = configuration.load(path)
         if "sweep" in config:
             raise configuration.ConfigError(
                 f"{file} is a sweep; say: python -m experiments sweep {file.stem}"
             )
-        workdirs = [arguments.workdir / file.parent.name / file.stem / str(s) for s in range(arguments.seeds)]
+        workdirs = [arguments.workdir / file.parent.name / stem / str(s) for s in range(arguments.seeds)]
         for seed, workdir in enumerate(workdirs):
-            print(f"{file} seed {seed}", file=sys.stderr)
-            command = ["train", f"--config={file}", f"--workdir={workdir}", f"--config.seed={seed}"]
+            print(f"{path} seed {seed}", file=sys.stderr)
+            command = ["train", f"--config={path}", f"--workdir={workdir}", f"--config.seed={seed}"]
             subprocess.run([sys.executable, "-m", "experiments", *command], check=True)
         result = summarize(config, workdirs)
-        target = RESULTS / file.parent.name / f"{file.stem}.json"
+        target = RESULTS / file.parent.name / f"{stem}.json"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(result, indent=1) + "\n")
         print(line(result), f"written to {target}", sep="\n")
@@ -53,12 +61,16 @@ def run(arguments) -> None:
 def find(name: str) -> Path:
     """Returns the config file of a name, such as "digits", "translation/gru" or the file itself.
 
-    Raises ConfigError with the nearest names when there is none, and with all when there are several.
+    Raises ConfigError with the nearest names when there is none, and with all when there are several, unless
+    the default config is one of them.
     """
     from dlx.configuration import ConfigError, lookup
 
     files = sorted(Path("configs").glob("*/*.py"))
-    if len(same := [file for file in files if file.stem == name]) > 1:
+    same = [file for file in files if file.stem == name]
+    if (default := Path(commands.DEFAULT)) in same:
+        return default
+    if len(same) > 1:
         longer = " or ".join(f"{file.parent.name}/{name}" for file in same)
         raise ConfigError(f"{len(same)} configs are called {name!r}: say {longer}")
     names = {file.stem: file for file in files} | {str(file): file for file in files}
@@ -66,13 +78,15 @@ def find(name: str) -> Path:
 
 
 def summarize(config, workdirs) -> dict:
-    """Returns the result of finished runs, one per seed, in the form that is kept."""
+    """Returns the result of finished runs, one per seed, in the form that is kept: that of the last stage."""
     import jax
 
     from dlx import report
+    from experiments import runs
     from experiments.speed.table import machine
 
-    records = [report.read(workdir) for workdir in workdirs]
+    parts = [[report.read(part) for part in runs.parts(workdir)] for workdir in workdirs]
+    records = [stages[-1] for stages in parts]
     tests = [measured(run) for run in records]
     published = config.get("published")
     metric = published.metric if published else next(key for key in tests[0] if key not in ("step", "set"))
@@ -88,7 +102,7 @@ def summarize(config, workdirs) -> dict:
         "verdict": verdict(mean, spread, published),
         "test": [{key: value for key, value in test.items() if key not in ("step", "set")} for test in tests],
         "curve": [[r["step"], r[metric]] for r in records[0] if r["set"] == "validation" and metric in r],
-        "train_seconds": [round(seconds(run), 1) for run in records],
+        "train_seconds": [round(sum(map(seconds, stages)), 1) for stages in parts],
         "config_sha256": hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest(),
         "machine": machine() | {"device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}"},
     }

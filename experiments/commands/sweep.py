@@ -114,8 +114,17 @@ def run(arguments) -> None:
     target = target or reproduce.RESULTS / Path(file).parent.name / f"{Path(file).stem}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(result, indent=1) + "\n")
-    picture = draw(result, target.with_suffix(".png"))
-    print(*table(result), f"written to {target} and {picture}", sep="\n")
+    pictures = [draw(result, target.with_suffix(".png")), *compared(config, result, target)]
+    print(*table(result), f"written to {target} and {', '.join(map(str, pictures))}", sep="\n")
+
+
+def compared(config, result: dict, target: Path) -> list[Path]:
+    """Returns the pictures that the experiment itself draws of a sweep, where it has `compare`."""
+    from dlx.configuration import lookup
+    from experiments import EXPERIMENTS
+
+    experiment = lookup(EXPERIMENTS, config.experiment)
+    return experiment.compare(config, result, target) if hasattr(experiment, "compare") else []
 
 
 def axis(spec: Any, word: str) -> Axis:
@@ -194,9 +203,11 @@ def written(value: Any) -> str:
 
 def train(todo: list[Job], at_once: int, data_dir: str | None, manual_dir: str | None) -> None:
     """Trains the runs that are not finished, `at_once` at a time, each in a process of its own."""
+    from experiments import runs
+
     places = {"--data_dir": data_dir, "--manual_dir": manual_dir}
     shared = [f"{option}={place}" for option, place in places.items() if place]
-    left = [job for job in todo if not finished(job)]
+    left = [job for job in todo if not runs.finished(job.workdir, job.config)]
     print(f"{len(todo)} runs, {len(todo) - len(left)} of them finished", file=sys.stderr)
 
     def start(job: Job):
@@ -220,24 +231,19 @@ def train(todo: list[Job], at_once: int, data_dir: str | None, manual_dir: str |
             pool.shutdown(cancel_futures=True)
 
 
-def finished(job: Job) -> bool:
-    """Tells whether the last thing a run does, to measure the test data after the last step, is done."""
-    from dlx import report
-
-    return any(r["set"] == "test" and r["step"] == job.config.plan.steps for r in report.read(job.workdir))
-
-
 def summarize(config, points: list[Point], done: list[Job]) -> dict:
     """Returns the result of a finished sweep in the form that is kept: a row for each point."""
     import jax
 
     from dlx import report
     from dlx.configuration import ConfigError
+    from experiments import runs
     from experiments.speed.table import machine
 
     published = config.get("published")
     chosen = config.sweep.get("set", "test")
-    records = [report.read(job.workdir) for job in done]
+    parts = [[report.read(part) for part in runs.parts(job.workdir)] for job in done]
+    records = [stages[-1] for stages in parts]
     first = next((r for r in records[0] if r["set"] == chosen), {})
     known = [name for name in first if name not in ("step", "set")]
     metric = config.sweep.get("metric") or (published.metric if published else next(iter(known), ""))
@@ -245,16 +251,16 @@ def summarize(config, points: list[Point], done: list[Job]) -> dict:
         raise ConfigError(f"the set {chosen!r} has no metric {metric!r}; it has {known}")
     rows = []
     for point in points:
-        runs = [run for job, run in zip(done, records, strict=True) if job.point == point]
-        ends = [[r for r in run if r["set"] == chosen][-1] for run in runs]
-        curves = [[(r["step"], r[metric]) for r in run if r["set"] == chosen] for run in runs]
+        mine = [stages for job, stages in zip(done, parts, strict=True) if job.point == point]
+        ends = [[r for r in stages[-1] if r["set"] == chosen][-1] for stages in mine]
+        curves = [[(r["step"], r[metric]) for r in stages[-1] if r["set"] == chosen] for stages in mine]
         rows.append(
             {"x": point.x, "by": point.by, "settings": point.settings}
             | spread([end[metric] for end in ends])
             | {"values": [end[metric] for end in ends]}
             | {"others": {name: spread([end[name] for end in ends]) for name in known if name != metric}}
             | {"curve": [[step, statistics.fmean(v)] for step, v in along(curves)]}
-            | {"train_seconds": [round(reproduce.seconds(run), 1) for run in runs]}
+            | {"train_seconds": [round(sum(map(reproduce.seconds, stages)), 1) for stages in mine]}
         )
     axes = {word: axis(config.sweep[word], word) for word in ("x", "by") if word in config.sweep}
     return {

@@ -1,6 +1,8 @@
 """Train a config, or resume its workdir."""
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 from experiments import commands
 
@@ -13,32 +15,50 @@ def add_arguments(parser) -> None:
 
 
 def run(arguments) -> None:
-    """Trains to the last step of the plan, then measures the test data once."""
+    """Trains the config, or each of its stages that is not finished, in order."""
     from dlx import configuration
 
     config = configuration.load(arguments.config, arguments.overrides)
     commands.start(arguments)
 
+    from experiments import runs
+
+    config = runs.single(config)
+    runs.check(arguments.workdir, config)
+    stages = runs.stages(config)
+    for name, stage in stages:
+        runs.check(arguments.workdir / name, stage)
+    for name, stage in stages:
+        if name:
+            print(f"stage {name}", file=sys.stderr)
+        if name != stages[-1][0] and runs.finished(arguments.workdir / name, stage):
+            continue
+        fit(stage, arguments.workdir / name, lambda: runs.claim(arguments.workdir, config))
+
+
+def fit(config, workdir: Path, claim: Callable[[], None]) -> None:
+    """Trains one run to the last step of its plan, then measures the test data once.
+
+    `claim()` is called when all is built: what fails before leaves no workdir.
+    """
     import jax
 
     from dlx import optimizers, report, sharding, train
     from experiments import runs
 
-    config = runs.single(config)
-    runs.check(arguments.workdir, config)
-    run = runs.build(config)
+    run = runs.build(config, workdir)
     mesh = sharding.mesh()
     evaluators = dict(run.task.evaluators)
     test = evaluators.pop("test", None)  # the test data is measured once, after training
 
-    with report.opened(arguments.workdir, run.plan.steps) as reports:
+    with report.opened(workdir, run.plan.steps) as reports:
 
         def begin(start, layout, compiled):
             print(report.summary(layout, compiled, mesh, run.experiment.describe(config)), file=sys.stderr)
             if start:
-                print(f"resuming {arguments.workdir} at step {start}", file=sys.stderr)
-            # only now that all is built: what fails before leaves no workdir
-            runs.claim(arguments.workdir, config)
+                print(f"resuming {workdir} at step {start}", file=sys.stderr)
+            claim()
+            runs.claim(workdir, config)
             reports.resume(start)
 
         state = train.fit(
@@ -47,7 +67,7 @@ def run(arguments) -> None:
             run.plan,
             seed=config.seed,
             mesh=mesh,
-            workdir=arguments.workdir,
+            workdir=workdir,
             write=reports.write,
             view=optimizers.averaged,
             begin=begin,

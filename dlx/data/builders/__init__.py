@@ -52,4 +52,22 @@ BUILDERS = {
     "pneumonia_mnist": Builder(
         "dlx.data.builders.pneumonia_mnist", "dlx_pneumonia_mnist", "1.0.0", ("normal", "pneumonia")
     ),
+    "california_housing": Builder(
+        "dlx.data.builders.california_housing", "dlx_california_housing", "1.0.0", ()
+    ),
+    "uci_real_estate": Builder("dlx.data.builders.uci_real_estate", "dlx_uci_real_estate", "1.0.0", ()),
+    "german_credit": Builder("dlx.data.builders.german_credit", "dlx_german_credit", "1.0.0", ()),
+    "uci_credit_default": Builder(
+        "dlx.data.builders.uci_credit_default", "dlx_uci_credit_default", "1.0.0", ()
+    ),
+    "uci_audit": Builder("dlx.data.builders.uci_audit", "dlx_uci_audit", "1.0.0", ()),
+    "etth1": Builder("dlx.data.builders.etth1", "dlx_etth1", "1.0.0", ()),
+    "beijing_pm25": Builder("dlx.data.builders.beijing_pm25", "dlx_beijing_pm25", "1.0.0", ()),
+    "nass_crop_yield": Builder("dlx.data.builders.nass_crop_yield", "dlx_nass_crop_yield", "1.0.0", ()),
+    "pddl_series": Builder("dlx.data.builders.pddl_series", "dlx_pddl_series", "1.0.0", ()),
+    "plotly_stocks": Builder("dlx.data.builders.plotly_stocks", "dlx_plotly_stocks", "1.0.0", ()),
+    "adbench_classical": Builder(
+        "dlx.data.builders.adbench_classical", "dlx_adbench_classical", "1.0.0", ("normal", "anomaly")
+    ),
+    "nab_realknowncause": Builder("dlx.data.builders.nab_realknowncause", "dlx_nab_realknowncause", "1.0.0", ()),
 }

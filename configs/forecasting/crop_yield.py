@@ -1,0 +1,34 @@
+"""Corn yield per acre in 44 states over the next 5 years, from the 30 before (USDA NASS), by an LSTM.
+
+python -m experiments train --config=configs/forecasting/crop_yield.py --workdir=runs/crop_yield
+
+The borders are years, the same for all states, so that no state is known after the year of the others.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(scale: str = "full") -> ConfigDict:
+    """Returns the config; "smoke" learns a synthetic series."""
+    config = ConfigDict()
+    config.experiment = "forecasting"
+    config.seed, config.batch = 0, 64
+    config.source = {"name": "nass_crop_yield", "crop": "corn"}
+    config.targets = ["yield"]
+    config.covariates, config.calendar, config.log_returns = [], [], False
+    config.history, config.horizon, config.season = 30, 5, 0
+    config.borders = {"validation": "1980-01-01", "test": "1990-01-01", "end": ""}
+    config.quantiles = [0.1, 0.5, 0.9]
+    config.model = {"name": "lstm_forecaster", "width": 32, "depth": 1, "dropout": 0.0, "reversible": True}
+    config.optimizer = {"name": "adamw", "weight_decay": 0.01}
+    config.schedule = {"name": "cosine", "peak": 1e-3, "warmup": 50}
+    config.plan = {"steps": 1000, "log_every": 100, "eval_every": 250, "save_every": 500}
+    if scale == "smoke":
+        config.source = {"name": "synthetic_series", "channels": 1}
+        config.targets = ["x0"]
+        config.history, config.horizon = 30, 5
+        config.borders = {"validation": "2020-01-16", "test": "2020-01-20", "end": ""}
+        config.batch, config.model.width = 32, 8
+        config.schedule.warmup, config.schedule.peak = 5, 1e-2
+        config.plan = {"steps": 60, "log_every": 10, "eval_every": 30, "save_every": 30}
+    return config

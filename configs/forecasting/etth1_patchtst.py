@@ -1,0 +1,45 @@
+"""PatchTST/42 on ETTh1: seven channels, 336 hours seen, the next 96 forecast (Nie et al. 2023).
+
+python -m experiments train --config=configs/forecasting/etth1_patchtst.py --workdir=runs/etth1_patchtst
+
+The other published horizons are variants: --config=configs/forecasting/etth1_patchtst.py:720, or 192, or 336.
+"""
+
+from ml_collections import ConfigDict
+
+PUBLISHED = {96: 0.375, 192: 0.414, 336: 0.431, 720: 0.449}
+
+
+def get_config(scale: str = "full") -> ConfigDict:
+    """Returns the config; "192", "336" and "720" are other horizons, "smoke" learns synthetic series."""
+    config = ConfigDict()
+    config.experiment = "forecasting"
+    config.seed, config.batch = 0, 32
+    config.source = {"name": "etth1"}
+    config.targets = ["HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"]
+    config.covariates, config.calendar, config.log_returns = [], [], False
+    config.history, config.horizon, config.season = 336, 96, 24
+    config.borders = {"validation": "2017-06-26", "test": "2017-10-24", "end": "2018-02-21"}
+    config.quantiles = []
+    config.model = {"name": "patchtst", "width": 16, "depth": 3, "heads": 4, "hidden": 128, "dropout": 0.3}
+    config.optimizer = {"name": "adam"}
+    config.schedule = {"name": "cosine", "peak": 1e-3, "warmup": 50}
+    config.plan = {"steps": 300, "log_every": 50, "eval_every": 100, "save_every": 150}
+    if scale.isdigit():
+        config.horizon = int(scale)
+    config.published = {
+        "metric": "mse",
+        "value": PUBLISHED[config.horizon],
+        "higher_is_better": False,
+        "source": f"Nie et al. 2023, table 3, ETTh1, PatchTST/42, horizon {config.horizon}",
+    }
+    if scale == "smoke":
+        config.source = {"name": "synthetic_series", "channels": 2}
+        config.targets = ["x0", "x1"]
+        config.history, config.horizon = 48, 12
+        config.borders = {"validation": "2020-01-16", "test": "2020-01-20", "end": ""}
+        config.model.width, config.model.depth, config.model.dropout = 8, 1, 0.1
+        config.model.hidden, config.batch, config.schedule.peak = 16, 32, 3e-3
+        config.schedule.warmup = 5
+        config.plan = {"steps": 60, "log_every": 10, "eval_every": 30, "save_every": 30}
+    return config

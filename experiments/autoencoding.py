@@ -1,0 +1,243 @@
+"""Autoencoders of images: plain, denoising and variational; what comes back, and what they dream.
+
+Pixels are scaled to 0 ... 1. With `config.likelihood` "bernoulli" decoders give logits, and the loss is cross
+entropy in nats, an image; with "gaussian" they give pixels, and the loss is half the squared error, an image.
+A variational autoencoder adds the divergence of its code, and "elbo" is the lower bound on the log-likelihood
+of binary images, in nats: each pixel is on with the probability of its intensity, drawn anew at each step of
+training, and once and for all for evaluation. "squared_error" is the reconstruction's, summed over pixels,
+of the image as it is, from the mean of the code.
+"""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlx import feed, figures, losses, metrics
+from dlx.configuration import build, lookup
+from dlx.core import Model, Task
+from dlx.data import pipeline
+from dlx.data.sources import SOURCES
+from dlx.evaluate import collected, mean_over
+from dlx.models import MODELS, autoencoder
+
+SHOWN = 14  # images in a row of a figure
+DRAWN = 5  # rows of samples
+MIXED = 6  # rows of a walk from image to image
+LIKELIHOODS = {
+    "bernoulli": lambda decoded, x: losses.binary_cross_entropy(decoded, x) * decoded[0].size,
+    "gaussian": lambda decoded, x: losses.mean_squared_error(decoded, x) * decoded[0].size / 2,
+}
+
+
+def make_task(config) -> Task:
+    """The negative likelihood of images given their codes, and the divergence of variational codes."""
+    model, splits, high = network(config), data(config).splits, brightest(config)
+    train = pipeline.batches(
+        {"image": splits["train"]["image"]}, config.batch, config.seed, rows=feed.rows(config.batch)
+    )
+
+    def init(key):
+        return model.init(key, jnp.zeros((1, *shape(config))))
+
+    def loss(variables, batch, key):
+        drawn, own = jax.random.split(key)
+        x = pixels(batch["image"], high)
+        if variational(config):
+            x = jax.random.bernoulli(drawn, x).astype(jnp.float32)
+        found, state = model.apply(variables, x, key=own)
+        each = cost(config, x, found)
+        return each.mean(), (state, {"loss": metrics.mean(each)})
+
+    def evaluator(split):
+        return mean_over(passes(config, split), functools.partial(score, config, model), summary)
+
+    return Task(init, loss, train, {split: evaluator(split) for split in splits if split != "train"})
+
+
+def score(config, model: Model, variables, batch):
+    """Returns the sums of a batch: a bound or the loss, and the squared error of the reconstruction.
+
+    Variational codes are drawn with one key for all batches.
+    """
+    x = pixels(batch["image"], brightest(config))
+    found, _ = model.apply(variables, x)
+    error = jnp.square(shown(config, found["reconstruction"]) - x).sum(axis=(1, 2, 3))
+    report = {"squared_error": error, "loss": cost(config, x, found)}
+    if variational(config):
+        found, _ = model.apply(variables, batch["binary"], key=jax.random.key(0))
+        report["loss"] = cost(config, batch["binary"], found)
+        report = {"elbo": -report["loss"], "kl": divergence(found)} | report
+    return {name: metrics.mean(each, batch["mask"]) for name, each in report.items()}
+
+
+def summary(sums) -> dict[str, float]:
+    """Returns the metrics of a split, first the one that the model is about."""
+    found = metrics.summarize(sums)
+    first = "elbo" if "elbo" in found else "squared_error"
+    return {first: found[first]} | found
+
+
+def cost(config, x, found):
+    """Returns the loss of each image [b], in nats."""
+    own = lookup(LIKELIHOODS, config.likelihood)(found["reconstruction"], x)
+    return own + divergence(found) if variational(config) else own
+
+
+def divergence(found):
+    """Returns the divergence of variational codes from their prior [b], in nats."""
+    return losses.gaussian_kl(found["mean"], found["log_variance"])
+
+
+def shown(config, decoded):
+    """Returns decoded images as pixels."""
+    return jax.nn.sigmoid(decoded) if config.likelihood == "bernoulli" else jnp.clip(decoded, 0, 1)
+
+
+def variational(config) -> bool:
+    """Tells whether codes are distributions."""
+    return config.model.name == "variational_autoencoder"
+
+
+def network(config) -> Model:
+    """Returns the model."""
+    return build(MODELS, config.model)
+
+
+def pixels(images, high: float):
+    """Returns images in 0 ... 1."""
+    return jnp.asarray(images, jnp.float32) / high
+
+
+def brightest(config) -> float:
+    """Returns the largest value of a pixel in the training images."""
+    return float(data(config).splits["train"]["image"].max())
+
+
+def data(config):
+    """Returns the source; kept, since a run asks for it more than once."""
+    return _load(json.dumps(config.source.to_dict(), sort_keys=True))
+
+
+@functools.lru_cache(maxsize=1)
+def _load(spec: str):
+    return build(SOURCES, json.loads(spec))
+
+
+def passes(config, split: str) -> Callable:
+    """Returns `() -> batches`: one pass over a split, in order, with the binary images that are evaluated."""
+    arrays, high = data(config).splits[split], brightest(config)
+    rows = {"image": arrays["image"], "label": arrays["label"]}
+    if variational(config):
+        dice = np.random.default_rng(0).random(arrays["image"].shape, np.float32)
+        rows["binary"] = (dice < arrays["image"] / np.float32(high)).astype(np.float32)
+    return pipeline.passes(rows, config.batch, rows=feed.rows(config.batch))
+
+
+def shape(config) -> tuple[int, ...]:
+    """Returns the shape of an image, [h, w, c]."""
+    return data(config).splits["train"]["image"].shape[1:]
+
+
+def describe(config) -> dict[str, str]:
+    """Returns what a run's summary says of its data."""
+    splits = data(config).splits
+    sizes = ", ".join(f"{name} {pipeline.length(split):,}" for name, split in splits.items())
+    return {"data": f"{config.source.name}: {sizes}"}
+
+
+def demo(config, variables, folder: Path) -> list[Path]:
+    """Draws reconstructions and the codes of test images; of a variational autoencoder samples and walks."""
+    pictures = [
+        reconstructions(config, variables, folder / "reconstructions.png"),
+        embedding(config, variables, folder / "embedding.png"),
+    ]
+    if variational(config):
+        pictures += [
+            samples(config, variables, folder / "samples.png"),
+            walks(config, variables, folder / "walks.png"),
+        ]
+    return pictures
+
+
+def tested(config, count: int):
+    """Returns some test images as pixels."""
+    return pixels(jnp.asarray(data(config).splits["test"]["image"][:count]), brightest(config))
+
+
+def reconstructions(config, variables, file: Path, noise: float = 0.5) -> Path:
+    """Draws test images, and what comes back of them; and of noisy ones, of half the range in deviation."""
+    model, x = network(config), tested(config, SHOWN)
+    worse = x + noise * jax.random.normal(jax.random.key(0), x.shape)
+    rows = {"test images": x, "come back": None, "with noise": jnp.clip(worse, 0, 1), "come back ": None}
+    for name, seen in (("come back", x), ("come back ", worse)):
+        rows[name] = shown(config, model.apply(variables, seen)[0]["reconstruction"])
+    title = (
+        f"{config.source.name}: {config.model.name.replace('_', ' ')}, {config.model.code} numbers an image"
+    )
+    return figures.mosaic(np.stack([np.asarray(row) for row in rows.values()]), list(rows), title, file)
+
+
+def embedding(config, variables, file: Path) -> Path:
+    """Draws the codes of test images, the first two or, of more, their two principal components."""
+    model = network(config)
+
+    def predict(variables, batch):
+        x = pixels(batch["image"], brightest(config))
+        return {"code": model.apply(variables, x)[0]["code"], "label": batch["label"]}
+
+    found = collected(passes(config, "test"), predict, lambda values: values)(variables)
+    code, label = found["code"][:5000], found["label"][:5000]
+    told = "codes of test images"
+    if code.shape[1] > 2:
+        centred = code - code.mean(axis=0)
+        _, _, axes = np.linalg.svd(centred, full_matrices=False)
+        code, told = centred @ axes[:2].T, f"{told}: 2 principal components of {code.shape[1]} numbers"
+    figure, axis = figures.canvas(figsize=(7.5, 6))
+    classes = data(config).classes
+    for number, name in enumerate(classes):
+        own = code[label == number]
+        axis.scatter(*own[:, :2].T, s=5, color=f"C{number % 10}", label=name, linewidths=0, rasterized=True)
+    axis.set_title(f"{config.source.name}: {told}", fontsize=10)
+    axis.grid(alpha=0.3)
+    if len(classes) <= 10:
+        figure.legend(loc="outside right center", frameon=False, markerscale=3)
+    return figures.save(figure, file)
+
+
+def decoded(config, variables, codes):
+    """Returns the pixels of codes [n, k], as images [n, h, w, c]."""
+    found = autoencoder.decode(variables.params, codes, (len(codes), *shape(config)))
+    return np.asarray(shown(config, found))
+
+
+def samples(config, variables, file: Path) -> Path:
+    """Draws images of codes from the prior; of two numbers, of a grid of its quantiles."""
+    size = config.model.code
+    if size == 2:
+        from statistics import NormalDist
+
+        side = 2 * SHOWN // 2
+        ticks = [NormalDist().inv_cdf((i + 0.5) / side) for i in range(side)]
+        codes, rows = jnp.array([(across, -down) for down in ticks for across in ticks]), side
+        told = "images of all codes, at quantiles of the prior"
+    else:
+        codes, rows = jax.random.normal(jax.random.key(0), (DRAWN * SHOWN, size)), DRAWN
+        told = "images of codes drawn from the prior"
+    images = decoded(config, variables, codes).reshape(rows, -1, *shape(config))
+    return figures.mosaic(images, [""] * rows, f"{config.source.name}: {told}", file)
+
+
+def walks(config, variables, file: Path) -> Path:
+    """Draws images on the way between the codes of pairs of test images, which stand at both ends."""
+    x = tested(config, 2 * MIXED)
+    codes = network(config).apply(variables, x)[0]["code"]
+    share = jnp.linspace(0, 1, SHOWN - 2)[None, :, None]
+    way = (codes[:MIXED, None] * (1 - share) + codes[MIXED:, None] * share).reshape(-1, codes.shape[1])
+    between = decoded(config, variables, way).reshape(MIXED, SHOWN - 2, *shape(config))
+    rows = np.concatenate([np.asarray(x[:MIXED])[:, None], between, np.asarray(x[MIXED:])[:, None]], axis=1)
+    return figures.mosaic(rows, [""] * MIXED, f"{config.source.name}: from image to image, by codes", file)
