@@ -88,7 +88,7 @@ def alarms(
     Without a `threshold` it is the one with the best score, which NAB too finds with the labels. The NAB
     score is 100 when each window is found at its beginning without a false alarm, and 0 without any alarm.
     Window recall is the share of windows in which there is an alarm; of windows found and runs of false
-    alarms together, window precision is the share of the former. Raises a ValueError if no row is in a window.
+    alarms together, window precision is the share of the former. Raises a ValueError if there is no window.
     """
     parts, windows = [], 0
     for score, label in zip(scores, labels, strict=True):

@@ -58,7 +58,7 @@ def make_steps(step: Callable) -> Callable:
     that what a step computes does not depend on how many are left until an event.
     """
 
-    def steps(state: TrainState, batches: Batch, key: Key, count: int) -> tuple[TrainState, Metrics]:
+    def steps(state: TrainState, batches: Batch, key: Key, count: jax.Array) -> tuple[TrainState, Metrics]:
         def one(index, found):
             return step(found[0], jax.tree.map(lambda stacked: stacked[index], batches), key)
 

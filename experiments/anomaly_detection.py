@@ -182,7 +182,7 @@ def passes(config, split: str) -> Callable[[], Iterator[dict]]:
 
 
 def scores(config) -> Callable[[Variables], dict[str, Float[np.ndarray, "_"]]]:
-    """Returns `variables ->` {set: the score of each test row}; of a series, that from which alarms are made."""
+    """Returns `variables ->` {set: the score of each test row}, of a series that which makes alarms."""
     model, sets = detector(config), data(config)
 
     def predict(variables, batch):
@@ -235,12 +235,12 @@ def report(config, found: Mapping[str, Float[np.ndarray, "_"]]) -> dict[str, flo
     single: dict[str, float] = {}
     for ending, own in given.items():
         areas = {name: area(config, name, own[name]) for name in own}
-        if "stream" in config:
-            best = streaming.alarms(*alarming(config, own))
-            means |= {f"{metric}{ending}": value for metric, value in best._asdict().items()}
-        means |= average(areas, areas, ending)
-        if unseen := [name for name in areas if name not in config.development]:
-            means |= average(areas, unseen, f"_unseen{ending}") if config.development else {}
+        unseen = [name for name in areas if name not in config.development]
+        for mark, names in {"": list(areas), "_unseen": unseen if config.development else []}.items():
+            if names and "stream" in config:
+                best = streaming.alarms(*alarming(config, {name: own[name] for name in names}))
+                means |= {f"{metric}{mark}{ending}": value for metric, value in best._asdict().items()}
+            means |= average(areas, names, f"{mark}{ending}") if names else {}
         single |= {f"roc_auc{ending}/{name}": value["roc_auc"] for name, value in areas.items()}
     return means | single
 

@@ -198,10 +198,12 @@ def embedding(config, variables, file: Path) -> Path:
         _, _, axes = np.linalg.svd(centred, full_matrices=False)
         code, told = centred @ axes[:2].T, f"{told}: 2 principal components of {code.shape[1]} numbers"
     figure, axis = figures.canvas(figsize=(7.5, 6))
-    classes = data(config).classes
+    classes, size = data(config).classes, 5 if len(code) > 1000 else 16
     for number, name in enumerate(classes):
         own = code[label == number]
-        axis.scatter(*own[:, :2].T, s=5, color=f"C{number % 10}", label=name, linewidths=0, rasterized=True)
+        axis.scatter(
+            *own[:, :2].T, s=size, color=f"C{number % 10}", label=name, linewidths=0, rasterized=True
+        )
     axis.set_title(f"{config.source.name}: {told}", fontsize=10)
     axis.grid(alpha=0.3)
     if len(classes) <= 10:
@@ -221,9 +223,8 @@ def samples(config, variables, file: Path) -> Path:
     if size == 2:
         from statistics import NormalDist
 
-        side = 2 * SHOWN // 2
-        ticks = [NormalDist().inv_cdf((i + 0.5) / side) for i in range(side)]
-        codes, rows = jnp.array([(across, -down) for down in ticks for across in ticks]), side
+        ticks = [NormalDist().inv_cdf((i + 0.5) / SHOWN) for i in range(SHOWN)]
+        codes, rows = jnp.array([(across, -down) for down in ticks for across in ticks]), SHOWN
         told = "images of all codes, at quantiles of the prior"
     else:
         codes, rows = jax.random.normal(jax.random.key(0), (DRAWN * SHOWN, size)), DRAWN

@@ -1,4 +1,4 @@
-"""Sources of anomalies: who is learned from and who is tested, windows of series, and files that are refused."""
+"""Sources of anomalies: who is learned from and who is tested, windows of series, and files refused."""
 
 import json
 import os
@@ -91,7 +91,9 @@ def test_the_probationary_period_is_never_above_750_rows():
 
 def test_a_series_too_short_or_out_of_order_is_refused():
     value = np.ones(100, np.float32)
-    with pytest.raises(ValueError, match="t has 100 rows, and 15 of them to learn from: history=8 must be 1 to 7"):
+    with pytest.raises(
+        ValueError, match="t has 100 rows, and 15 of them to learn from: history=8 must be 1 to 7"
+    ):
         anomaly_sources.windowed("t", np.arange(100), value, value, 8, 0.1)
     time = np.arange(100)
     time[41] = time[40]
@@ -144,7 +146,7 @@ def test_the_series_of_nab_have_their_rows_and_windows():
         marks = np.array([int(row.values[1]) for row in rows])
         assert len(rows) == KNOWN_CAUSE[name]
         assert (np.diff(np.concatenate([[0], marks, [0]])) == 1).sum() == count == len(own)
-        first = [row.time for row, mark in zip(rows, marks, strict=True) if mark][0]
+        first = next(row.time for row, mark in zip(rows, marks, strict=True) if mark)
         assert first == own[0][0][:19]
 
 

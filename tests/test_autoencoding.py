@@ -60,7 +60,9 @@ def test_the_squared_error_is_of_pixels(likelihood):
     again = jax.nn.sigmoid(outputs) if likelihood == "bernoulli" else jnp.clip(outputs, 0, 1)
     found = task.evaluators["test"](variables)
     assert next(iter(found)) == "squared_error" and "elbo" not in found
-    assert found["squared_error"] == pytest.approx(float(jnp.square(again - x).sum((1, 2, 3)).mean()), rel=1e-4)
+    assert found["squared_error"] == pytest.approx(
+        float(jnp.square(again - x).sum((1, 2, 3)).mean()), rel=1e-4
+    )
     if likelihood == "gaussian":
         expected = jnp.square(outputs - x).sum((1, 2, 3)).mean() / 2
         assert found["loss"] == pytest.approx(float(expected), rel=1e-4)

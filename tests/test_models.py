@@ -78,7 +78,17 @@ def built(request):
 
 
 def test_every_model_is_counted_here_or_where_its_family_is_tested():
-    families = ("bert", "gpt", "recurrent_models", "seq2seq", "tabular_models", "text_cnn", "transformer")
+    families = (
+        "autoencoder",
+        "bert",
+        "forecasting_models",
+        "gpt",
+        "recurrent_models",
+        "seq2seq",
+        "tabular_models",
+        "text_cnn",
+        "transformer",
+    )
     others = "".join((Path(__file__).parent / f"test_{family}.py").read_text() for family in families)
     missing = [name for name in set(MODELS) - set(COUNTS) if f'"{name.removeprefix("bert_")}"' not in others]
     assert missing == []

@@ -106,6 +106,15 @@ def test_the_best_threshold_is_found_among_all():
         assert found.nab_score == pytest.approx(total(scores, labels, found.threshold))
 
 
+def test_rows_of_one_score_are_alarms_together():
+    labels = np.zeros(40, int)
+    labels[10:15] = 1
+    scores = np.zeros(40)
+    scores[[10, *range(20, 39)]] = 5  # the window costs more false alarms than it is worth
+    found = streaming.alarms([scores], [labels])
+    assert found.nab_score == 0 and found.threshold == np.inf
+
+
 def test_alarms_are_counted_by_windows_and_by_runs():
     labels = np.zeros(40, int)
     labels[10:15] = labels[30:35] = 1

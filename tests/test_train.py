@@ -1,11 +1,14 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from conftest import same
 
-from dlx import sharding
-from dlx.core import Mean, Plan
+from dlx import losses, metrics, sharding
+from dlx.core import Mean, Plan, Task
+from dlx.data import pipeline, sources
+from dlx.models import MODELS
 from dlx.train import fit
 
 ADAM = optax.adam(1e-2)
@@ -110,3 +113,94 @@ def test_a_run_that_is_beyond_its_plan_is_refused(line, single, tmp_path):
     fit(task, ADAM, Plan(5), mesh=single, workdir=tmp_path)
     with pytest.raises(ValueError, match="at step 5 already, beyond the 3 steps"):
         fit(task, ADAM, Plan(3), mesh=single, workdir=tmp_path)
+
+
+def digits_task(name, **settings):
+    """The task of a model of images on embedded digits."""
+    batch = pipeline.batches(sources.digits().splits["train"], 32, seed=0)
+    model = MODELS[name](num_classes=10, **settings)
+
+    def init(key):
+        return model.init(key, jnp.zeros((1, 8, 8, 1)))
+
+    def loss(variables, batch, key):
+        logits, state = model.apply(variables, batch["image"] / 16, key=key)
+        each = losses.softmax_cross_entropy(logits, batch["label"])
+        return each.mean(), (state, {"loss": metrics.mean(each)})
+
+    return Task(init, loss, batch)
+
+
+def numbers(task, mesh, plan, **options):
+    """Returns the state at the end and what was written."""
+    seen = []
+    return fit(task, ADAM, plan, mesh=mesh, write=lambda *entry: seen.append(entry), **options), seen
+
+
+def test_several_steps_a_call_change_no_bit_of_what_is_learned_and_written(single):
+    task = digits_task("mlp", hidden=(16, 16), dropout=0.3)
+    one = numbers(task, single, Plan(31, log_every=6, save_every=10))
+    for size in (4, 20, 100):
+        several = numbers(task, single, Plan(31, log_every=6, save_every=10, steps_per_call=size))
+        assert same(one[0], several[0]) and one[1] == several[1], size
+
+
+def test_several_steps_a_call_of_a_convolutional_network(single):
+    """Bit for bit the same however the calls are cut, and equal to single steps up to rounding.
+
+    XLA on a CPU brings a convolution's gradient into another form where it is not in a loop.
+    """
+    task = digits_task("convnet", widths=(4, 8), depth=1, dropout=0.3)
+    one = numbers(task, single, Plan(12, log_every=4))
+    cut = [numbers(task, single, Plan(12, log_every=every, steps_per_call=5)) for every in (4, 6)]
+    assert same(cut[0][0], cut[1][0]) and "batch_stats" in cut[0][0].variables.state
+    for a, b in zip(jax.tree.leaves(one[0]), jax.tree.leaves(cut[0][0]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_a_call_ends_where_an_event_is_due():
+    plan = Plan(23, log_every=5, eval_every=10, save_every=0, steps_per_call=4)
+    ends, done = [], 0
+    while done < plan.steps:
+        done = plan.until(done)
+        ends.append(done)
+    assert ends == [4, 5, 9, 10, 14, 15, 19, 20, 23]
+    assert plan.until(7) == 10 and Plan(9).until(3) == 4
+
+
+def test_events_see_their_own_step_whatever_the_calls(line, single):
+    task, _ = line
+    plan = Plan(12, 4, 6, 5)
+    one, several = (numbers(task, single, plan._replace(steps_per_call=size)) for size in (1, 7))
+    assert same(one[0], several[0]) and one[1] == several[1]
+
+
+def test_calls_of_any_length_are_one_program(line, single):
+    task, traces = line
+    fit(task, ADAM, Plan(40, 7, 11, 13), mesh=single)
+    once = len(traces)
+    fit(task, ADAM, Plan(40, 7, 11, 13, steps_per_call=9), mesh=single)
+    assert len(traces) - once <= 3  # the shapes of what is reported, and the body of the loop
+
+
+def test_resuming_within_a_call_changes_no_bit(line, single, tmp_path):
+    task, _ = line
+    plan = Plan(30, 10, steps_per_call=8)
+    whole, _ = numbers(task, single, plan)
+    for steps in (13, 30):
+        parts, _ = numbers(task, single, plan._replace(steps=steps), workdir=tmp_path)
+    assert same(whole, parts)
+
+
+def test_eight_devices_take_several_steps_a_call_as_one_does(line, single):
+    task, _ = line
+    plan = Plan(20, steps_per_call=6)
+    one, eight = fit(task, ADAM, plan, mesh=single), fit(task, ADAM, plan, mesh=sharding.mesh())
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_call_of_no_step_is_refused(line, single):
+    task, _ = line
+    with pytest.raises(ValueError, match="steps_per_call is 0; a call has at least 1 step"):
+        fit(task, ADAM, Plan(3, steps_per_call=0), mesh=single)

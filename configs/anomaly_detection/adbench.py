@@ -2,10 +2,10 @@
 
     python -m experiments train --config=configs/anomaly_detection/adbench.py --workdir=runs/adbench
 
-Half of the normal rows are learned from; the others and all anomalies are tested, as in Zong et al. (2018) and
-Livernoche et al. (2024). The variant `adbench.py:contaminated` learns from seven tenths of all rows, anomalies
-among them, as ADBench's unsupervised setting does. One recipe is for all sets; it was chosen on those of
-`config.development`, and the metrics "_unseen" are of the others.
+Half of the normal rows are learned from; the others and all anomalies are tested, as in Zong et al. (2018)
+and Livernoche et al. (2024). The variant `adbench.py:contaminated` learns from seven tenths of all rows,
+anomalies among them, as ADBench's unsupervised setting does. One recipe is for all sets; it was chosen on
+those of `config.development`, and the metrics "_unseen" are of the others.
 """
 
 from ml_collections import ConfigDict

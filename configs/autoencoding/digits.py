@@ -1,6 +1,6 @@
 """Digits of 8 x 8 pixels through two numbers and back: a plain autoencoder.
 
-python -m experiments train --config=configs/autoencoding/digits.py --workdir=runs/autoencoding_digits
+python -m experiments train --config=configs/autoencoding/digits.py --workdir=runs/digits
 """
 
 from ml_collections import ConfigDict

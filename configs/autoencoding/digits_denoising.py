@@ -1,6 +1,6 @@
 """Digits of 8 x 8 pixels, restored from noise (Vincent et al. 2008).
 
-python -m experiments train --config=configs/autoencoding/digits_denoising.py --workdir=runs/autoencoding_digits_denoising
+python -m experiments train --config=configs/autoencoding/digits_denoising.py --workdir=runs/digits_dae
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Digits of 8 x 8 pixels, generated from two numbers (Kingma and Welling 2014).
 
-python -m experiments train --config=configs/autoencoding/digits_variational.py --workdir=runs/autoencoding_digits_variational
+python -m experiments train --config=configs/autoencoding/digits_variational.py --workdir=runs/digits_vae
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """MNIST through 32 numbers and back: a plain autoencoder.
 
-python -m experiments train --config=configs/autoencoding/mnist.py --workdir=runs/autoencoding_mnist
+python -m experiments train --config=configs/autoencoding/mnist.py --workdir=runs/mnist
 """
 
 from ml_collections import ConfigDict

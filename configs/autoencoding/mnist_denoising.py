@@ -1,6 +1,6 @@
 """MNIST, restored from noise (Vincent et al. 2008).
 
-python -m experiments train --config=configs/autoencoding/mnist_denoising.py --workdir=runs/autoencoding_mnist_denoising
+python -m experiments train --config=configs/autoencoding/mnist_denoising.py --workdir=runs/mnist_dae
 """
 
 from ml_collections import ConfigDict

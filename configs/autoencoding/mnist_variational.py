@@ -1,6 +1,6 @@
 """MNIST in binary pixels, generated from 20 numbers (Kingma and Welling 2014).
 
-python -m experiments train --config=configs/autoencoding/mnist_variational.py --workdir=runs/autoencoding_mnist_variational
+python -m experiments train --config=configs/autoencoding/mnist_variational.py --workdir=runs/mnist_vae
 """
 
 from ml_collections import ConfigDict

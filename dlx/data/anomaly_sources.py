@@ -1,4 +1,4 @@
-"""Where anomalies are looked for: sources whose splits are columns of numbers, as in `dlx.data.table_sources`.
+"""Where anomalies are looked for: splits of columns of numbers, as in `dlx.data.table_sources`.
 
 The label 1 is an anomaly. Labels tell what a detector is worth, and are no column to learn from; where
 training is of normal rows only, they say which rows those are. "time", int32 in minutes since 1970, is there
@@ -126,7 +126,7 @@ def parted(
 def windowed(
     name: str, time: np.ndarray, value: np.ndarray, label: np.ndarray, history: int, validation: float | int
 ) -> Source:
-    """Returns a series, times [n] that grow, values [n] and labels [n], in the splits that `nab_realknowncause` tells of."""
+    """Returns a series, values [n] and labels [n] at growing times [n], in splits by time."""
     if not (np.diff(time) > 0).all():
         row = int(np.argmin(np.diff(time) > 0)) + 1
         raise ValueError(f"{name}: the time in row {row} is not after that before it; sort, keep one of each")

@@ -1,8 +1,9 @@
 """Autoencoders: plain, denoising (Vincent et al. 2008) and variational (Kingma and Welling 2014).
 
-Their parameters are {"encoder": perceptron, "decoder": perceptron}, and a perceptron is {"dense_0": {"kernel",
-"bias"}, "dense_1": ...}, with ReLU between its layers. Inputs of any shape are flattened on their way in; what
-is decoded has their shape again, and is unbounded: logits of pixels in 0 ... 1, or means of scaled numbers.
+Their parameters are {"encoder": perceptron, "decoder": perceptron}, and a perceptron is {"dense_0":
+{"kernel", "bias"}, "dense_1": ...}, with ReLU between its layers. Inputs of any shape are flattened on their
+way in; what is decoded has their shape again, and is unbounded: logits of pixels in 0 ... 1, or means of
+scaled numbers.
 """
 
 import itertools
@@ -21,8 +22,8 @@ Outputs = dict[str, Array]
 def autoencoder(hidden: Sequence[int] = (256,), code: int = 32) -> Model:
     """Builds an autoencoder with the given hidden widths, which the decoder has in the reverse order.
 
-    `apply(variables, x [b, ...])` returns {"code" [b, code], "reconstruction" [b, ...]}. With a key and without
-    it is the same.
+    `apply(variables, x [b, ...])` returns {"code" [b, code], "reconstruction" [b, ...]}, with a key the same
+    as without.
     """
     return denoising_autoencoder(hidden, code, noise=0.0)
 
@@ -81,7 +82,7 @@ def variational_autoencoder(hidden: Sequence[int] = (256,), code: int = 32) -> M
 def decode(
     params: Mapping[str, Params], code: Float[Array, "b k"], shape: Sequence[int] = ()
 ) -> Float[Array, "b ..."]:
-    """Returns what codes stand for, [b, d] or of the `shape` of a batch, whose leading axis counts for nothing."""
+    """Returns what codes stand for, [b, d], or of the `shape` of a batch but for its first axis."""
     found = layers(params["decoder"], code)
     return found.reshape(len(found), *shape[1:]) if shape else found
 

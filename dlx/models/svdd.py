@@ -1,4 +1,4 @@
-"""Deep support vector data description (Ruff et al. 2018): a network that maps normal data close to a point."""
+"""Deep support vector data description (Ruff et al. 2018): normal data are mapped close to a point."""
 
 from collections.abc import Sequence
 
@@ -18,8 +18,9 @@ def deep_svdd(hidden: Sequence[int] = (128,), code: int = 32) -> Model:
     training part: the mean of their codes under the weights as drawn. `apply` returns {"code" [b, code],
     "distance" [b]}, the squared distance from the centre: the score, and what training makes small.
 
-    One code for everything would make it 0. As in the paper, layers have no biases, ReLU is unbounded, and the
-    centre is fixed (it is state, under "centre") and has no coordinate near 0, which zero weights would reach.
+    One code for everything would make it 0. As in the paper, layers have no biases, ReLU is unbounded, and
+    the centre is fixed (it is state, under "centre") and has no coordinate near 0, which zero weights would
+    reach.
     """
 
     def init(key: Key, x: Shaped[Array, "n ..."]) -> Variables:

@@ -65,6 +65,15 @@ ROWS = {
     )
     for batch in (128, 256)
 }
+ROWS |= {  # an epoch of each, with its data
+    "tabular_mlp": Entry(
+        "small", {"name": "tabular_mlp", "batch": 64, "rows": 16_384, "columns": 12, "hidden": (64, 64)}
+    ),
+    "dlinear": Entry(
+        "small",
+        {"name": "dlinear", "batch": 32, "rows": 8_192, "channels": 7, "history": 336, "horizon": 96},
+    ),
+}
 TINY = Entry("vision", {"name": "resnet18_small", "size": 32, "batch": 2, "classes": 10}, "any")  # of --smoke
 
 

@@ -69,5 +69,7 @@ BUILDERS = {
     "adbench_classical": Builder(
         "dlx.data.builders.adbench_classical", "dlx_adbench_classical", "1.0.0", ("normal", "anomaly")
     ),
-    "nab_realknowncause": Builder("dlx.data.builders.nab_realknowncause", "dlx_nab_realknowncause", "1.0.0", ()),
+    "nab_realknowncause": Builder(
+        "dlx.data.builders.nab_realknowncause", "dlx_nab_realknowncause", "1.0.0", ()
+    ),
 }
