@@ -44,6 +44,14 @@ def test_every_command_has_help(capsys):
         assert name in capsys.readouterr().out
 
 
+def test_a_reader_who_leaves_ends_a_command_silently():
+    """As in `demo --prompt ... | head`: no message, and the status of a program that SIGPIPE ended."""
+    command = [sys.executable, "-m", "experiments", "list"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        running.stdout.close()
+        assert running.stderr.read() == b"" and running.wait() == 141
+
+
 def test_training_summarises_the_run_then_prints_the_test_accuracy(trained):
     workdir, done = trained
     for part in ("Dense_0/kernel", "total", "GFLOP", "MiB", "cpu", "train 1,294", "step 150/150"):
