@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
+from dlx.layers import winograd
+
 Sides = Sequence[tuple[int, int]]  # pixels of zeros (above, below) and (left, right) of the image
+AROUND = [(1, 1), (1, 1)]
 
 
 class Conv(nn.Module):
@@ -48,22 +51,27 @@ def convolve(
 
     On a CPU a kernel of one pixel, and one that covers more pixels than the image or the output has, is a
     matrix product: XLA computes the former's gradient slowly, and exchanges the latter's kernel and image for
-    a form that its fast convolution does not have, here or in the gradient (experiments/LOG.md).
+    a form that its fast convolution does not have, here or in the gradient. One of 3 x 3 pixels in float32
+    is `in_tiles` there, for XLA's gradient of the kernel is slow on large images (experiments/LOG.md).
     """
     if isinstance(padding, str):
         sides = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), padding)
     else:
         sides = [(padding, padding)] * 2
     size, image = kernel.shape[:2], x.shape[1:3]
+    same = size == (3, 3) and [tuple(side) for side in sides] == AROUND
     rows, columns = (
         (side + sum(more) - window) // stride + 1
         for side, more, window in zip(image, sides, size, strict=True)
     )
     direct = functools.partial(windowed, stride=stride, sides=sides)
-    if size != (1, 1) and math.prod(size) <= min(rows * columns, math.prod(image)):
+    if size == (1, 1) or math.prod(size) > min(rows * columns, math.prod(image)):
+        other: Callable = functools.partial(multiplied, stride=stride, sides=sides)
+    elif same and stride == 1 and x.dtype == jnp.float32 and max(kernel.shape[2:]) >= 64:
+        other = in_tiles
+    else:
         return direct(x, kernel)
-    product = functools.partial(multiplied, stride=stride, sides=sides)
-    return jax.lax.platform_dependent(x, kernel, cpu=product, default=direct)
+    return jax.lax.platform_dependent(x, kernel, cpu=other, default=direct)
 
 
 def windowed(
@@ -86,6 +94,42 @@ def multiplied(
     # two plain matrices: XLA's gradient of a product over more axes is slow
     product = jnp.dot(windows.reshape(-1, windows.shape[-1]), kernel.reshape(-1, features))
     return product.reshape(*windows.shape[:-1], features)
+
+
+@jax.custom_vjp
+def in_tiles(x: Shaped[Array, "b h w c"], kernel: Shaped[Array, "3 3 c d"]) -> Shaped[Array, "b h w d"]:
+    """Is the same for 3 x 3 pixels with zeros around the image, by Winograd's algorithm where that is faster.
+
+    Outputs come from the basis that keeps float32's digits, gradients from the one that multiplies least.
+    """
+    return tiled(x, kernel, winograd.TWO)
+
+
+def tiled(x, kernel, basis: winograd.Basis) -> Shaped[Array, "b h w d"]:
+    """Returns the convolution; of few channels XLA's, since changing the basis takes longer than it saves."""
+    if math.prod(kernel.shape[2:]) >= 128 * 256:
+        return winograd.convolve(x, kernel, basis)
+    return windowed(x, kernel, 1, AROUND)
+
+
+def tiles_forward(x, kernel):
+    """Returns the convolution and what its gradients need."""
+    return in_tiles(x, kernel), (x, kernel)
+
+
+def tiles_backward(saved, gradient):
+    """Returns the gradients of the image and of the kernel."""
+    x, kernel = saved
+    batch, height, width, _ = x.shape
+    many = (
+        batch * -(-height // 4) * -(-width // 4) >= 128
+    )  # tiles of four, for a fast product of each coordinate
+    basis = winograd.FOUR if many else winograd.TWO
+    mirrored = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    return tiled(gradient, mirrored, basis), winograd.kernel_gradient(x, gradient, basis)
+
+
+in_tiles.defvjp(tiles_forward, tiles_backward)
 
 
 def max_pool(
