@@ -23,7 +23,11 @@ HOME = Path(__file__).resolve().parent.parent
 
 
 def main(argv: list[str]) -> int:
-    """Runs a command; returns the exit status: 0, 2 for what the user can mend, 130 when interrupted."""
+    """Runs a command; returns the exit status.
+
+    That is 0, 2 for what the user can mend, 130 when interrupted, or 141 when nobody reads on, as after
+    `| head`: the numbers by which shells tell of programs that SIGINT or SIGPIPE ended.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m experiments",
         description="Launch experiments. Without --config the default one trains on embedded data.",
@@ -46,7 +50,14 @@ def main(argv: list[str]) -> int:
     if overrides:
         arguments.overrides = overrides
     try:
-        return module.run(arguments) or 0
+        status = module.run(arguments) or 0
+        sys.stdout.flush()  # here, where a reader who has left is no error, and not as Python exits
+        return status
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())  # for what is still in their buffers
+        return 141
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
@@ -63,7 +74,20 @@ def raised_here(error: BaseException) -> bool:
     return any(file.is_relative_to(HOME / part) for part in ("dlx", "experiments"))
 
 
+def take_large_pages() -> None:
+    """Starts this process again with memory in large pages, unless the environment says how to take it.
+
+    XLA takes the memory of a step anew in every step, and Linux fills it page by page: on a CPU that is up to
+    a third of the time of a convolutional network (experiments/LOG.md). glibc reads its settings only when a
+    process starts, so it has to start twice.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 if __name__ == "__main__":
+    take_large_pages()
     status = main(sys.argv[1:])
     gc.freeze()  # or Python searches all that JAX holds for garbage before it exits, half a second
     sys.exit(status)

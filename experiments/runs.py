@@ -11,7 +11,7 @@ import jax
 from dlx import checkpoint, optimizers, pretrained, report, sharding, train
 from dlx.configuration import ConfigError, difference, lookup, read, save
 from dlx.core import Plan, Task, TrainState, Variables
-from experiments import EXPERIMENTS
+from experiments.applications import EXPERIMENTS
 
 CONFIG = "config.json"
 HEADS = {"head", "classifier", "tagger", "masked_lm", "next_sentence", "pooler"}  # modules; see `head`

@@ -238,6 +238,66 @@ def test_on_a_gpu_the_kernel_takes_what_fits(monkeypatch):
     assert [name for name, _ in chosen[1:]] == ["xla"] * 3
 
 
+RATE = 0.25
+DROPPING = {"attend": attend} | {name: partial(blocked, **sizes) for name, sizes in SIZES.items()}
+
+
+def weights(form, **rule):
+    """Returns the weights [b, t, heads, s] that a form gives to 8 keys, whose values are the unit vectors."""
+    query, key, _ = rows(2)
+    return form(query, key[:, :8], jnp.broadcast_to(jnp.eye(8)[:, None], (2, 8, 2, 8)), **rule)
+
+
+@pytest.mark.parametrize("name", DROPPING)
+def test_dropped_weights_are_zero_and_the_others_grow_and_a_mask_stays(name):
+    seen = jax.random.bernoulli(jax.random.key(9), 0.7, (2, 6, TIME, 8)).at[..., 0].set(True)
+    rule = {"mask": seen, "causal": True, "lengths": jnp.array([5, 8])}
+
+    drop = jax.jit(lambda key: weights(DROPPING[name], **rule, dropout_rate=RATE, dropout_key=key))
+    whole = np.asarray(weights(blocked, **rule))
+    found = np.stack([drop(jax.random.key(seed)) for seed in range(4)])
+    np.testing.assert_array_equal(found[0], drop(jax.random.key(0)))
+    assert not np.array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[:, whole == 0], 0)
+    kept = found > 0
+    np.testing.assert_allclose(found[kept], np.broadcast_to(whole, found.shape)[kept] / (1 - RATE), rtol=1e-5)
+    share = 1 - kept[:, whole > 0].mean()
+    assert abs(share - RATE) < 4 * np.sqrt(RATE * (1 - RATE) / kept[:, whole > 0].size)
+
+
+@pytest.mark.parametrize("name", DROPPING)
+def test_spans_chunks_heads_and_examples_each_draw_for_themselves(name, key):
+    kept = np.asarray(weights(DROPPING[name], window=37, dropout_rate=RATE, dropout_key=key)) > 0
+    patterns = [kept[b, row : row + 8, h] for b in range(2) for row in (0, 8, 16, 24) for h in range(6)]
+    assert len({pattern.tobytes() for pattern in patterns}) == len(patterns)
+
+
+def test_at_rate_0_or_without_a_key_nothing_is_dropped(key):
+    expected = attend(*rows(2), causal=True)
+    for noise in ({"dropout_rate": 0.0, "dropout_key": key}, {"dropout_rate": RATE}, {"dropout_key": key}):
+        np.testing.assert_array_equal(attend(*rows(2), causal=True, **noise), expected)
+
+
+def test_the_gradient_meets_the_noise_of_the_forward_pass(key):
+    """With a key the output is linear in the values: its derivative along them is itself."""
+    query, keys, values = rows(2)
+
+    @jax.jit
+    @jax.value_and_grad
+    def total(values):
+        noise = {"dropout_rate": RATE, "dropout_key": key}
+        out = blocked(query, keys, values, causal=True, **SIZES["spans and chunks"], **noise)
+        return jnp.sum(out * drawn(*out.shape, seed=4))
+
+    value, gradient = total(values)
+    np.testing.assert_allclose(jnp.sum(gradient * values), value, rtol=1e-4)
+
+
+def test_a_rate_beyond_1_is_refused(key):
+    with pytest.raises(ValueError, match="probability, between 0 and 1, not 1.5"):
+        attend(*rows(2), dropout_rate=1.5, dropout_key=key)
+
+
 def test_rules_that_cannot_be_are_named():
     query, key, value = rows(4)
     with pytest.raises(ValueError, match="6 heads of queries do not share 4 heads"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.__main__ import COMMANDS, main
+from experiments.__main__ import COMMANDS, main, take_large_pages
 from experiments.commands import demo
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +42,14 @@ def test_every_command_has_help(capsys):
             main([name, "--help"])
         assert stopped.value.code == 0
         assert name in capsys.readouterr().out
+
+
+def test_a_reader_who_leaves_ends_a_command_silently():
+    """As in `demo --prompt ... | head`: no message, and the status of a program that SIGPIPE ended."""
+    command = [sys.executable, "-m", "experiments", "list"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        running.stdout.close()
+        assert running.stderr.read() == b"" and running.wait() == 141
 
 
 def test_training_summarises_the_run_then_prints_the_test_accuracy(trained):
@@ -269,3 +277,18 @@ def test_a_tokenizer_is_saved_with_the_run_and_another_one_refused(writer, capsy
         assert tokenizer.load(file).size == 7  # untouched by those who refused it
     finally:
         file.write_text(text, encoding="utf-8")
+
+
+def test_a_process_starts_again_with_large_pages_once_and_never_against_the_environment(monkeypatch):
+    started = []
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "dev", "-m", "experiments", "list"])
+    monkeypatch.setattr(os, "execv", lambda *call: started.append(call))
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
+    take_large_pages()
+    assert not started and os.environ["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1"
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    take_large_pages()
+    take_large_pages()
+    assert started == [(sys.executable, [sys.executable, "-X", "dev", "-m", "experiments", "list"])]
+    assert "hugetlb=1" in os.environ["GLIBC_TUNABLES"]

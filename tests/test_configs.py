@@ -9,7 +9,8 @@ import jax
 import pytest
 
 from dlx import configuration, optimizers, sharding, train
-from experiments import EXPERIMENTS, runs
+from experiments import runs
+from experiments.applications import EXPERIMENTS
 from experiments.commands import DEFAULT
 
 ROOT = Path(__file__).parent.parent

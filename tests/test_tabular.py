@@ -12,7 +12,8 @@ from dlx import configuration, metrics
 from dlx.configuration import ConfigError
 from dlx.data.sources import SOURCES
 from dlx.data.splits import Source
-from experiments import EXPERIMENTS, tabular
+from experiments import tabular
+from experiments.applications import EXPERIMENTS
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("regression/housing_mlp", "fraud_detection/card_fraud")

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from dlx.layers.regularization import dropout
+
 SPAN = 64  # queries at a time where causality or a window lets whole blocks of keys be skipped
 SPANS = 8  # at most so many spans, each compiled by itself
 KEPT = 2**25  # scores kept for the gradient; where there are more, they are computed again
@@ -31,6 +33,8 @@ def attend(
     window: int | None = None,
     segments: Int[Array, "b t"] | None = None,
     lengths: Int[Array, "b"] | None = None,
+    dropout_rate: int | float = 0.0,
+    dropout_key: Array | None = None,
 ) -> Float[Array, "b t heads d"]:
     """Returns the values averaged by the softmax of query times key over the root of the width.
 
@@ -42,6 +46,10 @@ def attend(
     The softmax is float32 whatever the inputs are. Each platform has its form: cuDNN's kernel on a GPU where
     it fits; on a CPU heads in front of time, plain batched products, blocks of keys that no query sees left
     out, and memory that grows with t + s for long sequences.
+
+    With a `dropout_key` each weight of the softmax is dropped at `dropout_rate`, as
+    `dlx.layers.regularization.dropout` does it. No kernel of cuDNN that JAX offers to all draws such noise:
+    every platform then has the form of the CPU. Which weights a key drops depends on the shapes.
     """
     heads, groups = query.shape[2], key.shape[2]
     if heads % groups:
@@ -53,6 +61,9 @@ def attend(
             f"segments are of one sequence seen by itself, not of {query.shape[1]} queries and "
             f"{key.shape[1]} keys: give a mask"
         )
+    if dropout_key is not None and dropout_rate:
+        noisy = partial(blocked, dropout_rate=dropout_rate, dropout_key=dropout_key)
+        return noisy(query, key, value, mask, segments, lengths, causal=causal, window=window)
     forms = {
         "cpu": partial(blocked, causal=causal, window=window),
         "default": partial(fused, causal=causal, window=window),
@@ -111,11 +122,13 @@ def blocked(
     heads_first: bool = False,
     span: int | None = None,
     chunk: int | None = None,
+    dropout_rate: int | float = 0.0,
+    dropout_key: Array | None = None,
 ) -> Float[Array, "b t heads d"]:
     """Computes attention as products of one matrix for each example and head, a span of queries at a time.
 
     Each span meets only the keys that some query of it may see. Within spans, `chunk` queries at a time keep
-    no scores for the gradient: they are computed again. None chooses both by size.
+    no scores for the gradient: they are computed again, with the noise they had. None chooses both by size.
     """
     query = query.swapaxes(1, 2) * query.shape[-1] ** -0.5
     key, value = (x if heads_first else x.swapaxes(1, 2) for x in (key, value))
@@ -157,7 +170,8 @@ def blocked(
         near = (key[:, :, first:last], value[:, :, first:last])
 
         def part(rows, query, near=near, first=first, last=last):
-            return average(query, near[0], near[1], sight(rows, first, last))
+            noise = None if dropout_key is None else jax.random.fold_in(dropout_key, rows[0])
+            return average(query, near[0], near[1], sight(rows, first, last), dropout_rate, noise)
 
         if chunk is None:
             outputs.append(part(jnp.arange(begin, end), query[:, :, begin:end]))
@@ -179,8 +193,10 @@ def average(
     key: Float[Array, "b groups s d"],
     value: Float[Array, "b groups s d"],
     allowed: list[Bool[Array, "#b #heads #t s"]],
+    rate: int | float = 0.0,
+    noise: Array | None = None,
 ) -> Float[Array, "b heads t d"]:
-    """Returns the values averaged by the softmax of the products of scaled queries and keys."""
+    """Returns the values averaged by the softmax of scaled queries times keys, weights dropped at `rate`."""
     batch, heads, time, width = query.shape
     query = query.reshape(batch, key.shape[1], -1, width)
     scores = jnp.matmul(query, key.swapaxes(2, 3), preferred_element_type=jnp.float32)
@@ -190,7 +206,8 @@ def average(
         for other in allowed[1:]:
             every = every & other
         scores = jnp.where(every, scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores).astype(value.dtype).reshape(batch, key.shape[1], -1, key.shape[2])
+    weights = dropout(jax.nn.softmax(scores).astype(value.dtype), rate, noise)
+    weights = weights.reshape(batch, key.shape[1], -1, key.shape[2])
     return jnp.matmul(weights, value).reshape(batch, heads, time, width)
 
 

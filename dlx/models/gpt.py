@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from dlx.core import Model, Variables
 from dlx.layers.attention import KeyValue, attend, attend_cached
+from dlx.layers.dense import by_rows
 from dlx.layers.embedding import places
 from dlx.layers.regularization import dropout
 from dlx.nn import from_linen
@@ -56,7 +57,9 @@ class Block(nn.Module):
         """Returns the tokens, updated, and the cache with them in it; `past` is it and where they come."""
         batch, time, width = x.shape
         norm = partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype)
-        dense = partial(nn.Dense, kernel_init=nn.initializers.normal(0.02), dtype=self.dtype)
+        dense = partial(
+            nn.Dense, kernel_init=nn.initializers.normal(0.02), dtype=self.dtype, dot_general=by_rows
+        )
         # what is added to the residual starts smaller the more there is of it (section 2.3 of the paper)
         last = partial(dense, width, kernel_init=nn.initializers.normal(0.02 * (2 * self.depth) ** -0.5))
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from dlx.core import Model
 from dlx.layers.attention import KeyValue, attend, attend_cached
+from dlx.layers.dense import by_rows
 from dlx.layers.embedding import Stretch, places, rotary
 from dlx.layers.normalization import RMSNorm
 from dlx.layers.regularization import dropout
@@ -40,12 +41,10 @@ class Attention(nn.Module):
     ) -> tuple[Float[Array, "b t d"], KeyValue | None]:
         """Returns what each position has seen, and the cache with the new keys and values in it."""
         batch, time, width = x.shape
+        dense = partial(nn.Dense, use_bias=False, kernel_init=start, dtype=self.dtype, dot_general=by_rows)
 
         def heads(number, name):
-            dense = nn.Dense(
-                number * (width // self.heads), False, kernel_init=start, dtype=self.dtype, name=name
-            )
-            return dense(x).reshape(batch, time, number, -1)
+            return dense(number * (width // self.heads), name=name)(x).reshape(batch, time, number, -1)
 
         turn = partial(rotary, positions=positions, base=self.base, stretch=self.stretch)
         query, key = turn(heads(self.heads, "query")), turn(heads(self.groups, "key"))
@@ -56,7 +55,7 @@ class Attention(nn.Module):
         else:
             seen, cache = attend_cached(query, key, value, *past)
         seen = seen.reshape(batch, time, width)
-        return nn.Dense(width, False, kernel_init=start, dtype=self.dtype, name="out")(seen), cache
+        return dense(width, name="out")(seen), cache
 
 
 class Block(nn.Module):
@@ -74,7 +73,7 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "b t d"], KeyValue | None]:
         """Returns the tokens, updated, and the cache; `where` is what the attention takes beside them."""
         norm = partial(RMSNorm, self.epsilon, self.dtype)
-        dense = partial(nn.Dense, use_bias=False, kernel_init=start, dtype=self.dtype)
+        dense = partial(nn.Dense, use_bias=False, kernel_init=start, dtype=self.dtype, dot_general=by_rows)
 
         def drop(y):
             return dropout(y, self.dropout, self.make_rng("dropout") if train and self.dropout else None)

@@ -5,12 +5,13 @@ from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dlx.core import Model, Variables
-from dlx.layers.attention import attend
+from dlx.layers.attention import KeyValue, attend, attend_cached
+from dlx.layers.dense import by_rows
+from dlx.layers.embedding import places
 from dlx.layers.regularization import dropout
 from dlx.nn import from_linen
 
@@ -18,39 +19,20 @@ SIZES = {  # table 3 of the paper
     "base": {"width": 512, "depth": 6, "heads": 8, "hidden": 2048, "dropout": 0.1},
     "big": {"width": 1024, "depth": 6, "heads": 16, "hidden": 4096, "dropout": 0.3},
 }
+Memory = tuple[Array, Array]  # what attention looks at: keys and values, each [b, s, heads, d]
 xavier = nn.initializers.xavier_uniform()
 
 
-class Memory(NamedTuple):
-    """What attention looks at: one key and one value for each position and head."""
-
-    keys: Array  # [b, s, heads, d]
-    values: Array
-
-
 class Cache(NamedTuple):
-    """What a decoder knows after `position` tokens."""
+    """What a decoder knows: how many tokens of each example, the encoded source, and their keys and values.
 
-    position: Array  # a scalar
-    source_mask: Array  # [b, s]
-    source: tuple[Memory, ...]  # of each layer: the encoded source
-    target: tuple[Memory, ...]  # of each layer: the tokens so far, and room for the rest
+    Setting `filled` back forgets the tokens from there on.
+    """
 
-
-def attend_with_dropout(
-    query: Float[Array, "b t heads d"],
-    memory: Memory,
-    mask: Bool[Array, "#b #heads #t #s"] | None,
-    rate: float,
-    key: Array,
-) -> Float[Array, "b t heads d"]:
-    """Returns what `attend` does, with the softmax's probabilities dropped at `rate`."""
-    query, keys, values = (x.swapaxes(1, 2) for x in (query * query.shape[-1] ** -0.5, *memory))
-    scores = jnp.matmul(query, keys.swapaxes(2, 3), preferred_element_type=jnp.float32)
-    if mask is not None:
-        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    chances = dropout(jax.nn.softmax(scores).astype(values.dtype), rate, key)
-    return jnp.matmul(chances, values).swapaxes(1, 2)
+    filled: Int[Array, "b"]
+    source_mask: Bool[Array, "b s"]
+    source: tuple[Memory, ...]  # of each layer
+    layers: tuple[KeyValue, ...]
 
 
 class Attention(nn.Module):
@@ -66,28 +48,37 @@ class Attention(nn.Module):
         """Makes the four projections."""
         if self.width % self.heads:
             raise ValueError(f"a width of {self.width} does not split into {self.heads} heads")
-        dense = partial(nn.Dense, self.width, dtype=self.dtype, kernel_init=self.kernel_init)
+        dense = partial(
+            nn.Dense, self.width, dtype=self.dtype, kernel_init=self.kernel_init, dot_general=by_rows
+        )
         self.query, self.key, self.value, self.out = dense(), dense(), dense(), dense()
 
     def memory(self, x: Float[Array, "b s d"]) -> Memory:
         """Returns the keys and values of `x`."""
-        return Memory(*(part(x).reshape(*x.shape[:2], self.heads, -1) for part in (self.key, self.value)))
+        key, value = (part(x).reshape(*x.shape[:2], self.heads, -1) for part in (self.key, self.value))
+        return key, value
 
     def __call__(
         self,
         x: Float[Array, "b t d"],
         memory: Memory,
-        mask: Bool[Array, "#b #heads #t #s"] | None,
+        mask: Bool[Array, "#b #heads #t #s"] | None = None,
+        past: tuple[KeyValue, Int[Array, "b"]] | None = None,
         *,
+        causal: bool = False,
         train: bool,
-    ) -> Float[Array, "b t d"]:
-        """Returns what each position of `x` has seen."""
-        query = self.query(x).reshape(*x.shape[:2], self.heads, -1)
-        if train and self.dropout:
-            seen = attend_with_dropout(query, memory, mask, self.dropout, self.make_rng("dropout"))
+    ) -> tuple[Float[Array, "b t d"], KeyValue | None]:
+        """Returns what each position of `x` has seen, and the cache with the memory in it.
+
+        With a `past`, the cache and where `x` comes in it, that is all until then.
+        """
+        query, cache = self.query(x).reshape(*x.shape[:2], self.heads, -1), None
+        if past is None:
+            noise = self.make_rng("dropout") if train and self.dropout else None
+            seen = attend(query, *memory, mask, causal=causal, dropout_rate=self.dropout, dropout_key=noise)
         else:
-            seen = attend(query, *memory, mask)
-        return self.out(seen.reshape(x.shape))
+            seen, cache = attend_cached(query, *memory, *past)
+        return self.out(seen.reshape(x.shape)), cache
 
 
 class Block(nn.Module):
@@ -115,7 +106,7 @@ class Block(nn.Module):
             Attention, self.width, self.heads, self.attention_dropout, self.kernel_init, self.dtype
         )
         norm = partial(nn.LayerNorm, self.epsilon, dtype=self.dtype)
-        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init)
+        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init, dot_general=by_rows)
         self.attention, self.norm_1 = attention(), norm()
         if self.crosses:
             self.cross, self.norm_cross = attention(), norm()
@@ -124,15 +115,15 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        mask: Bool[Array, "#b #heads #t #s"] | None,
+        mask: Bool[Array, "#b #heads #t #t"] | None = None,
         source: Memory | None = None,
         source_mask: Bool[Array, "#b #heads #t #r"] | None = None,
-        past: Memory | None = None,
-        position: Int[Array, ""] | int = 0,
+        past: tuple[KeyValue, Int[Array, "b"]] | None = None,
         *,
+        causal: bool = False,
         train: bool,
-    ) -> tuple[Float[Array, "b t d"], Memory]:
-        """Returns `x` updated, and what it attended to: its own memory, or `past` with that written in."""
+    ) -> tuple[Float[Array, "b t d"], KeyValue | None]:
+        """Returns `x` updated, and the cache with it in it; `past` is it and where `x` comes."""
 
         def before(norm, x):
             return norm(x) if self.norm == "pre" else x
@@ -142,28 +133,24 @@ class Block(nn.Module):
             return norm(x) if self.norm == "post" else x
 
         y = before(self.norm_1, x)
-        memory = self.attention.memory(y)
-        if past is not None:
-            memory = jax.tree.map(
-                lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=1), past, memory
-            )
-        x = after(self.norm_1, x, self.attention(y, memory, mask, train=train))
+        seen, cache = self.attention(y, self.attention.memory(y), mask, past, causal=causal, train=train)
+        x = after(self.norm_1, x, seen)
         if source is not None:
-            y = before(self.norm_cross, x)
-            x = after(self.norm_cross, x, self.cross(y, source, source_mask, train=train))
+            seen, _ = self.cross(before(self.norm_cross, x), source, source_mask, train=train)
+            x = after(self.norm_cross, x, seen)
         y = before(self.norm_2, x)
         x = after(self.norm_2, x, self.dense_2(self.activation(self.dense_1(y))))
-        return x, memory
+        return x, cache
 
     def cross_memory(self, source: Float[Array, "b s d"]) -> Memory:
         """Returns the keys and values of an encoded source."""
         return self.cross.memory(source)
 
 
-def sinusoids(positions: Int[Array, "t"], width: int) -> Float[Array, "t d"]:
+def sinusoids(positions: Int[Array, "*b t"], width: int) -> Float[Array, "*b t d"]:
     """Returns sines and cosines of wavelengths from 2 pi to 10000 * 2 pi, in turns (section 3.5)."""
-    angles = positions[:, None] * 10000.0 ** (-jnp.arange(0, width, 2) / width)
-    return jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(len(positions), -1)[:, :width]
+    angles = positions[..., None] * 10000.0 ** (-jnp.arange(0, width, 2) / width)
+    return jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(*positions.shape, -1)[..., :width]
 
 
 class Transformer(nn.Module):
@@ -218,17 +205,17 @@ class Transformer(nn.Module):
             self.encoder_norm = nn.LayerNorm(1e-6, dtype=self.dtype)
             self.decoder_norm = nn.LayerNorm(1e-6, dtype=self.dtype)
 
-    def embed(self, words: nn.Embed, tokens: Int[Array, "b t"], start, *, train: bool):
-        """Returns the words at their places, the first of which is `start`."""
-        places = sinusoids(start + jnp.arange(tokens.shape[1]), self.width).astype(self.dtype)
-        x = words(tokens) * jnp.asarray(self.width**0.5, self.dtype) + places
+    def embed(self, words: nn.Embed, tokens: Int[Array, "b t"], start=None, *, train: bool):
+        """Returns the words at their places, the first of which is each example's `start`, or 0."""
+        where = sinusoids(places(tokens, start), self.width).astype(self.dtype)
+        x = words(tokens) * jnp.asarray(self.width**0.5, self.dtype) + where
         return dropout(x, self.dropout, self.make_rng("dropout") if train and self.dropout else None)
 
     def encode(
         self, source: Int[Array, "b s"], source_mask: Bool[Array, "b s"], *, train: bool
     ) -> tuple[Memory, ...]:
         """Returns what each layer of the decoder looks at."""
-        x = self.embed(self.target_words if self.shared else self.source_words, source, 0, train=train)
+        x = self.embed(self.target_words if self.shared else self.source_words, source, train=train)
         for block in self.encoder:
             x, _ = block(x, source_mask[:, None, None], train=train)
         if self.norm == "pre":
@@ -240,23 +227,23 @@ class Transformer(nn.Module):
         target: Int[Array, "b t"],
         source: tuple[Memory, ...],
         source_mask: Bool[Array, "b s"],
-        mask: Bool[Array, "1 1 t r"],
-        past: tuple[Memory, ...] | None = None,
-        position: Int[Array, ""] | int = 0,
+        cache: Cache | None = None,
         *,
         train: bool,
-    ) -> tuple[Float[Array, "b t k"], tuple[Memory, ...]]:
-        """Returns logits of what follows each token, and the memories of the target."""
-        x = self.embed(self.target_words, target, position, train=train)
-        memories = []
+    ) -> tuple[Float[Array, "b t k"], tuple[KeyValue, ...]]:
+        """Returns logits of what follows each token, and the layers of the cache with the tokens in them."""
+        start = None if cache is None else cache.filled
+        x, layers = self.embed(self.target_words, target, start, train=train), []
         for layer, block in enumerate(self.decoder):
-            ago = None if past is None else past[layer]
-            x, memory = block(x, mask, source[layer], source_mask[:, None, None], ago, position, train=train)
-            memories.append(memory)
+            past = None if cache is None else (cache.layers[layer], cache.filled)
+            x, seen = block(
+                x, None, source[layer], source_mask[:, None, None], past, causal=True, train=train
+            )
+            layers.append(seen)
         if self.norm == "pre":
             x = self.decoder_norm(x)
         logits = self.target_words.attend(x) if self.shared else self.output(x)
-        return logits.astype(jnp.float32), tuple(memories)
+        return logits.astype(jnp.float32), tuple(layer for layer in layers if layer is not None)
 
     def __call__(
         self,
@@ -267,30 +254,21 @@ class Transformer(nn.Module):
         train: bool,
     ) -> Float[Array, "b t k"]:
         """Returns logits: what follows each target token, given the source and the tokens up to it."""
-        causal = jnp.tri(target.shape[1], dtype=bool)[None, None]
-        memories = self.encode(source, source_mask, train=train)
-        return self.decode(target, memories, source_mask, causal, train=train)[0]
+        return self.decode(target, self.encode(source, source_mask, train=train), source_mask, train=train)[0]
 
     def start(self, source: Int[Array, "b s"], source_mask: Bool[Array, "b s"], max_length: int) -> Cache:
         """Returns the cache before the first token."""
-        room = jnp.zeros((len(source), max_length, self.heads, self.width // self.heads), self.dtype)
+        room = jnp.zeros((len(source), self.heads, max_length, self.width // self.heads), self.dtype)
         memories = self.encode(source, source_mask, train=False)
-        return Cache(jnp.int32(0), source_mask, memories, (Memory(room, room),) * self.depth)
+        filled = jnp.zeros(len(source), jnp.int32)
+        return Cache(filled, source_mask, memories, (KeyValue(room, room),) * self.depth)
 
     def step(self, cache: Cache, token: Int[Array, "b"]) -> tuple[Cache, Float[Array, "b k"]]:
         """Returns the cache with a token more, and logits of what follows it."""
-        past = jnp.arange(cache.target[0].keys.shape[1]) <= cache.position
-        logits, target = self.decode(
-            token[:, None],
-            cache.source,
-            cache.source_mask,
-            past[None, None, None],
-            cache.target,
-            cache.position,
-            train=False,
-        )
-        logits = jnp.where(cache.position < past.size, logits[:, 0], jnp.nan)
-        return cache._replace(position=cache.position + 1, target=target), logits
+        logits, layers = self.decode(token[:, None], cache.source, cache.source_mask, cache, train=False)
+        fits = cache.filled < cache.layers[0].key.shape[2]
+        logits = jnp.where(fits[:, None], logits[:, 0], jnp.nan)
+        return cache._replace(filled=cache.filled + 1, layers=layers), logits
 
 
 def transformer(**sizes) -> Model:

@@ -44,7 +44,7 @@ def add_arguments(parser) -> None:
         "--variants",
         nargs="+",
         metavar="NAME",
-        help="run these variants of the peer alone: eager channels_last torch.compile",
+        help="run these variants of the peer alone: eager channels_last torch.compile transformers",
     )
     models.add_argument(
         "--seconds", type=float, metavar="S", help="measure each row for about so long (default: 20)"

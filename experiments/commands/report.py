@@ -105,7 +105,7 @@ def models() -> str:
             )
             if "share_of_peak" in detail:
                 rate, share = (detail[name]["dlx"] for name in ("examples_per_s", "share_of_peak"))
-                cells[1] += f" ({rate:,.0f} examples/s, {share:.0%} of the peak)"
+                cells[1] += f" ({rate:,.0f} {detail.get('unit', 'examples')}/s, {share:.0%} of the peak)"
         rows.append([*cells, hardware(row["machine"])])
     if not rows:
         return "Not measured yet."

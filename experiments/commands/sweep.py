@@ -121,7 +121,7 @@ def run(arguments) -> None:
 def compared(config, result: dict, target: Path) -> list[Path]:
     """Returns the pictures that the experiment itself draws of a sweep, where it has `compare`."""
     from dlx.configuration import lookup
-    from experiments import EXPERIMENTS
+    from experiments.applications import EXPERIMENTS
 
     experiment = lookup(EXPERIMENTS, config.experiment)
     return experiment.compare(config, result, target) if hasattr(experiment, "compare") else []

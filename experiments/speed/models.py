@@ -38,6 +38,15 @@ PEAKS = {  # bfloat16 without sparsity, FLOP/s, from NVIDIA's data sheets of eac
     "NVIDIA H200": 989e12,
     "NVIDIA L4": 121e12,
 }
+GPT2 = {  # of 124 million parameters; a vocabulary of a multiple of 64 is faster, on both sides
+    "batch": 32,
+    "time": 1024,
+    "vocabulary": 50_304,
+    "depth": 12,
+    "heads": 12,
+    "width": 768,
+    "dtype": "bfloat16",
+}
 RESNET50 = 4.09e9  # multiply-adds of an image, as torchvision's table of models has them
 
 
@@ -57,6 +66,14 @@ ROWS = {
     "vgg16_224": Entry("vision", {"name": "vgg16", "size": 224, "batch": 4}),
     "inception_v3_299": Entry("vision", {"name": "inception_v3", "size": 299, "batch": 4}),
     "vit_b16_224": Entry("vision", {"name": "vit_b16", "size": 224, "batch": 4}),
+    "gpt_6x384": Entry("sequences", {"name": "gpt", "batch": 12, "time": 256}),
+    "bert_base": Entry("sequences", {"name": "bert", "batch": 8, "time": 128}),
+    "lstm_2x650": Entry("sequences", {"name": "lstm", "batch": 20, "time": 35}),
+    "gru_2x650": Entry("sequences", {"name": "gru", "batch": 20, "time": 35}),
+    "transformer_3x256": Entry("sequences", {"name": "transformer", "batch": 64, "time": 24}),
+    "gpt_6x384_decoding_1": Entry("decoding", {"batch": 1}),
+    "gpt_6x384_decoding_8": Entry("decoding", {"batch": 8}),
+    "gpt2_bf16": Entry("sequences", {"name": "gpt", **GPT2}, "gpu"),
 } | {
     f"resnet50_224_bf16_{batch}": Entry(
         "vision",
@@ -67,11 +84,20 @@ ROWS = {
 }
 ROWS |= {  # an epoch of each, with its data
     "tabular_mlp": Entry(
-        "small", {"name": "tabular_mlp", "batch": 64, "rows": 16_384, "columns": 12, "hidden": (64, 64)}
+        "small",
+        {"name": "tabular_mlp", "batch": 64, "call": 32, "rows": 16_384, "columns": 12, "hidden": (64, 64)},
     ),
     "dlinear": Entry(
         "small",
-        {"name": "dlinear", "batch": 32, "rows": 8_192, "channels": 7, "history": 336, "horizon": 96},
+        {
+            "name": "dlinear",
+            "batch": 32,
+            "call": 4,
+            "rows": 2_048,
+            "channels": 7,
+            "history": 336,
+            "horizon": 96,
+        },
     ),
 }
 TINY = Entry("vision", {"name": "resnet18_small", "size": 32, "batch": 2, "classes": 10}, "any")  # of --smoke
@@ -176,6 +202,7 @@ def main(order: dict[str, Any], answer: Path) -> None:
         "parameters": sides["dlx"].parameters,
         "compile_s": {name: side.compile_s for name, side in sides.items() if side.compile_s is not None},
         "memory": {name: dict(side.memory) for name, side in sides.items()},
+        "unit": contest.unit,
         "examples_per_s": rates,
         "failed": failed,
         "milliseconds": times,
@@ -239,8 +266,10 @@ def remark(found: Mapping[str, Any]) -> str:
         if sizes:
             told = ", ".join(f"{size / 2**20:,.0f} MiB {how}" for how, size in sizes.items())
             parts.append(f"{name} needs {told}")
-    for name, share in found.get("share_of_peak", {}).items():
-        parts.append(f"{name} {found['examples_per_s'][name]:,.0f} examples/s, {share:.0%} of the GPU's peak")
+    for name, rate in found.get("examples_per_s", {}).items():
+        share = found.get("share_of_peak", {}).get(name)
+        parts.append(f"{name} {rate:,.0f} {found['unit']}/s")
+        parts[-1] += "" if share is None else f", {share:.0%} of the GPU's peak"
     parts += [f"{name} did not run ({reason})" for name, reason in found["failed"].items()]
     return f"{found['what']}: {'; '.join(parts)}"
 

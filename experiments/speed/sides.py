@@ -39,7 +39,8 @@ class Contest(NamedTuple):
     """A row: a function that builds dlx's side, and one for each variant of the peer.
 
     `what` describes the work, `examples` counts what one run of the first measure handles. `macs` are the
-    multiply-adds of one example's forward pass, where a share of a GPU's peak is to be told.
+    multiply-adds of one example's forward pass, where a share of a GPU's peak is to be told. `unit` is what
+    is counted as an example.
     """
 
     what: str
@@ -48,6 +49,7 @@ class Contest(NamedTuple):
     ours: Callable[[], Side]
     peers: Mapping[str, Callable[[], Side]]
     macs: float | None = None
+    unit: str = "examples"
 
 
 def trained(task: Task, optimizer: optax.GradientTransformation, forward: Callable) -> Side:

@@ -71,7 +71,7 @@ def trained(
         return outputs.flatten()[0].item()
 
     forwards(2)
-    parameters = sum(weight.numel() for weight in last["module"].parameters())
+    parameters = sum(weight.numel() for weight in last["module"].parameters() if weight.requires_grad)
     first, second = last["seconds"]
     return Side({STEP: steps, FORWARD: forwards}, parameters, first - second if compiled else None, memory)
 

@@ -29,7 +29,6 @@ from experiments.speed.torch_side import clocked
 
 EPOCH = "epoch of training"
 RATE = 1e-3
-CALL = 50  # steps in a call
 
 
 class DLinear(torch.nn.Module):
@@ -97,8 +96,8 @@ def windows(rows: int, channels: int, history: int, horizon: int) -> Work:
 WORK = {"tabular_mlp": table, "dlinear": windows}
 
 
-def contest(name: str, batch: int, **sizes) -> Contest:
-    """Returns the row of a model of `WORK` on data of the `sizes` that it takes; a rest is left out."""
+def contest(name: str, batch: int, call: int, **sizes) -> Contest:
+    """Returns the row of a model of `WORK` on data of those `sizes`, with `call` steps in a call."""
     work = lookup(WORK, name)(**sizes)
     told = ", ".join(f"{key} {value}" for key, value in sizes.items())
     loops = {
@@ -110,12 +109,12 @@ def contest(name: str, batch: int, **sizes) -> Contest:
         f"{name}, {told}, batch {batch}",
         "PyTorch",
         len(work.x) // batch * batch,
-        functools.partial(ours, work, batch),
+        functools.partial(ours, work, batch, call),
         {variant: functools.partial(theirs, work, batch, **loop) for variant, loop in loops.items()},
     )
 
 
-def ours(work: Work, batch: int) -> Side:
+def ours(work: Work, batch: int, call: int) -> Side:
     """Returns dlx's side: the calls that `train.fit` makes, and the batches that it feeds them."""
     batches, steps = work.batches(batch), len(work.x) // batch
 
@@ -131,19 +130,19 @@ def ours(work: Work, batch: int) -> Side:
     adam = optimizers.make({"name": "adam"}, {"name": "constant", "peak": RATE}, steps=1)
     key = jax.random.key(0)
     start = train.make_init(task, adam)
-    call = jax.jit(train.make_steps(train.make_step(loss, adam)), donate_argnums=0)
+    several = jax.jit(train.make_steps(train.make_step(loss, adam)), donate_argnums=0)
     clock = time.perf_counter()
-    example = feed.stack([batches(0)], CALL)
-    compiled = call.lower(jax.eval_shape(start, key), example, key, 1).compile()
+    example = feed.stack([batches(0)], call)
+    compiled = several.lower(jax.eval_shape(start, key), example, key, 1).compile()
     compile_s = time.perf_counter() - clock
     last = {"state": jax.jit(start)(key), "done": 0}
 
     def epochs(count: int) -> float:
         state, report = last["state"], None
         for _ in range(count):
-            for first in range(0, steps, CALL):
-                size, done = min(CALL, steps - first), last["done"]
-                stacked = feed.stack([batches(step) for step in range(done, done + size)], CALL)
+            for first in range(0, steps, call):
+                size, done = min(call, steps - first), last["done"]
+                stacked = feed.stack([batches(step) for step in range(done, done + size)], call)
                 state, report = compiled(state, feed.place(stacked), key, size)
                 last["done"] += size
         last["state"] = jax.block_until_ready(state)
