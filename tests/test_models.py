@@ -21,6 +21,7 @@ SMALL = {  # a small instance of every family, and the shape of its input
     ),
 }
 COUNTS = {  # number of classes, shape of an image, parameters
+    "dbn": (10, (28, 28, 1), 1_666_794),  # 784-500-500-2000 and 10, with the visible biases
     # counted by hand from the layers
     "mlp": (10, (28, 28, 1), 784 * 256 + 256 + 256 * 256 + 256 + 256 * 10 + 10),
     "lenet": (

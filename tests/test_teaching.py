@@ -1,4 +1,4 @@
-"""What each teaching experiment must show: on a small form of it, and on the recorded result of the full one."""
+"""What each teaching experiment must show: on a small form, and on the recorded result of the full one."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def activations(found):
 
 
 def optimizers_compared(found):
-    """Momentum of 0.9 is ten times the rate; adaptive methods learn at small rates and break at large ones."""
+    """Momentum 0.9 is ten times the rate; adaptive methods learn at small rates and break at large ones."""
     loss = found("loss")
     assert loss["momentum", 0.01] == pytest.approx(loss["sgd", 0.1], rel=0.25)
     assert loss["nesterov", 0.01] == pytest.approx(loss["momentum", 0.01], rel=0.1)
@@ -182,7 +182,7 @@ def test_batch_normalisation_uses_running_averages_in_inference_alone(small):
 
 
 def test_gradients_of_the_layers_are_those_of_backpropagation(small):
-    """By hand: of the last layer the error times its weights, of the one before that times tanh' and weights."""
+    """By hand: of the last layer the error times its weights, before it that times tanh' and weights."""
     config = small
     variables = teaching.initial(config)
     hidden, gradients = teaching.looker(config)(variables)

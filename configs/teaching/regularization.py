@@ -1,7 +1,7 @@
 """Dropout and weight decay on little data: thirty images of each digit, which the network knows by heart.
 
-Dropout makes fewer mistakes on images not seen (Srivastava et al. 2014). Weight decay keeps the weights, and so
-the logits, small: it makes the network less sure of itself.
+Dropout makes fewer mistakes on images not seen (Srivastava et al. 2014). Weight decay keeps the weights, and
+so the logits, small: it makes the network less sure of itself.
 
     python -m experiments sweep regularization --seeds=5
 
