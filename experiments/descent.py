@@ -3,6 +3,7 @@
 The surface is the loss and the place on it the parameter; a batch holds nothing but zeros.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,11 +43,12 @@ def rosenbrock(steepness: float | int = 100.0) -> Surface:
     return value, (1.0, 1.0)
 
 
+TINY = 1e-16  # heights below it are told as if they were it
 SURFACES = {"quadratic": quadratic, "rosenbrock": rosenbrock}
 
 
 def make_task(config) -> Task:
-    """The height of the surface; evaluation tells how far the minimum is, too."""
+    """The height of the surface; evaluation tells its logarithm and how far the minimum is, too."""
     height, minimum = build(SURFACES, config.model)
 
     def init(key):
@@ -61,10 +63,11 @@ def make_task(config) -> Task:
 
     def evaluate(variables):
         place = variables.params["place"]
-        distance = jnp.linalg.norm(place - jnp.array(minimum))
+        value = float(height(place))
         return {
-            "loss": float(height(place)),
-            "distance": float(distance),
+            "loss": value,
+            "log10_loss": math.log10(max(value, TINY)),
+            "distance": float(jnp.linalg.norm(place - jnp.array(minimum))),
             "x": float(place[0]),
             "y": float(place[1]),
         }
@@ -118,16 +121,18 @@ def draw(config, paths: dict[str, np.ndarray], file: Path) -> Path:
     room = 0.08 * (high - low).max()
     x, y = (np.linspace(low[i] - room, high[i] + room, 300) for i in (0, 1))
     surface = np.asarray(jax.vmap(jax.vmap(height))(jnp.stack(np.meshgrid(x, y), -1)))
-    heights = jax.vmap(height)
+    heights, lowest = jax.vmap(height), 1.0
     figure, (left, right) = figures.canvas(1, 2, figsize=(14, 5.5))
     left.contour(x, y, np.log10(np.maximum(surface, 1e-6)), levels=24, colors="lightgrey", linewidths=0.7)
     for number, (name, places) in enumerate(paths.items()):
         left.plot(*places.T, color=f"C{number}", linewidth=1.2, marker=".", markersize=3, label=name)
         right.plot(np.asarray(heights(jnp.asarray(places))), color=f"C{number}", label=name)
+        lowest = min(lowest, float(heights(jnp.asarray(places)).min()) / 2)
     left.plot(*minimum, "k*", markersize=12, label="minimum")
     left.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), xlabel="x", ylabel="y")
     left.set_title(f"{config.model.name}: {config.plan.steps} steps from {tuple(config.start)}", fontsize=10)
-    right.set(xlabel="step", ylabel="height", yscale="log", ylim=(1e-10, None))
+    bottom = max(lowest, 1e-10)
+    right.set(xlabel="step", ylabel="height", yscale="log", ylim=(bottom, None))
     right.grid(alpha=0.3)
     right.legend(frameon=False)
     return figures.save(figure, file)

@@ -25,6 +25,7 @@ from dlx.evaluate import mean_over
 from dlx.layers import activation
 from dlx.layers.regularization import dropout
 from dlx.nn import standardized
+from dlx.train import ONCE
 
 ACTIVATIONS: dict[str, Callable] = {
     "identity": lambda x: x,
@@ -191,7 +192,7 @@ def looker(config) -> Callable[[Variables], tuple[np.ndarray, np.ndarray]]:
     images, label = flat(train["image"][:LOOKED_AT]), train["label"][:LOOKED_AT]
     taps = np.zeros((config.model.depth, len(images), config.model.width), np.float32)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=ONCE)
     def look(variables, images, label, taps):
         def loss(taps):
             (logits, hidden), _ = model.apply(variables, images, taps, key=jax.random.key(0))
@@ -231,7 +232,7 @@ def demo(config, variables, folder: Path) -> list[Path]:
     for row, (kind, when) in enumerate((k, w) for k in (0, 1) for w in found):
         for layer in range(depth):
             axis, values = axes[row, layer], found[when][kind][layer].ravel().astype(np.float64)
-            reach = max(np.abs(values).max(), 1e-30)
+            reach = max(min(np.abs(values).max(), 4 * values.std()), 1e-30)
             axis.hist(values / reach, bins=41, range=(-1, 1), color=("tab:blue", "tab:orange")[kind])
             axis.set(yticks=[], xticks=[])
             axis.set_xlabel(f"std {values.std():.1g}", fontsize=8)
@@ -241,7 +242,7 @@ def demo(config, variables, folder: Path) -> list[Path]:
     shape = (
         f"{config.model.activation}, {config.model.initialization} initialisation, norm {config.model.norm}"
     )
-    figure.suptitle(f"{shape}: each layer between plus and minus its largest", fontsize=10)
+    figure.suptitle(f"{shape}: each layer within four standard deviations", fontsize=10)
     return [figures.save(figure, folder / "layers.png")]
 
 

@@ -23,6 +23,7 @@ from dlx.layers import (
     activation,
     attention,
     convolution,
+    dense,
     depthwise,
     embedding,
     normalization,
@@ -221,6 +222,9 @@ CHECKS = {  # module.name of a layer -> the checks of it
     "convolution.avg_pool": lambda: [(lambda x: convolution.avg_pool(x, 3, 1, padding=1), IMAGE)],
     "convolution.adaptive_avg_pool": lambda: [(lambda x: convolution.adaptive_avg_pool(x, 4), IMAGE)],
     "convolution.in_tiles": lambda: [(convolution.in_tiles, IMAGE, normal(3, 3, 3, 4))],
+    "dense.by_rows": lambda: [
+        (lambda *x: dense.by_rows(*x, (((2,), (0,)), ((), ()))), normal(2, 3, 4), normal(4, 5))
+    ],
     "depthwise.DepthwiseConv": lambda: [module(depthwise.DepthwiseConv(3), IMAGE)],
     "depthwise.depthwise": lambda: [
         (

@@ -1,5 +1,6 @@
 """What each teaching experiment must show: on a small form, and on the recorded result of the full one."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -54,11 +55,12 @@ def inputs(found):
 
 
 def normalization(found):
-    """With either normalisation first weights hardly matter."""
-    accuracy = found("accuracy")
+    """Normalised layers pass signals of any scale on, and train where others do not."""
+    accuracy, grown = found("accuracy"), found("initial_activation_ratio")
     assert max(accuracy["none", "small"], accuracy["none", "large"]) < accuracy["none", "xavier"] - 0.3
-    assert all(accuracy["batch", start] > 0.75 for start in ("small", "xavier", "large"))
-    assert all(accuracy["layer", start] > accuracy["none", start] + 0.3 for start in ("small", "large"))
+    for norm, start in itertools.product(("batch", "layer"), ("small", "large")):
+        assert accuracy[norm, start] > accuracy["none", start] + 0.3, (norm, start)
+        assert 0.8 < grown[norm, start] < 1.2
 
 
 def batch_size(found):
@@ -70,10 +72,9 @@ def batch_size(found):
 
 
 def regularization(found):
-    """Dropout makes fewer mistakes on images not seen, weight decay surer ones less sure."""
-    accuracy, loss = found("accuracy"), found("loss")
-    assert accuracy[0.0, 0.5] > accuracy[0.0, 0.0]
-    assert loss[0.01, 0.0] > loss[0.0, 0.0]
+    """Dropout and weight decay, each by itself, make fewer mistakes on images not seen."""
+    accuracy = found("accuracy")
+    assert accuracy[0.0, 0.5] > accuracy[0.0, 0.0] and accuracy[0.01, 0.0] > accuracy[0.0, 0.0]
 
 
 def quadratic(found):
@@ -102,7 +103,10 @@ CLAIMS = {  # what must be shown, and the points of the sweep that a small form 
         inputs,
         [(name, rate) for name in ("0 to 1", "standardised") for rate in (0.02, 0.5)] + [("centred", 0.5)],
     ),
-    "normalization": (normalization, None),
+    "normalization": (
+        normalization,
+        [*itertools.product(("none", "batch", "layer"), ("small", "large")), ("none", "xavier")],
+    ),
     "batch_size": (batch_size, [(16, 0.1), (64, 0.1), (64, 0.4), (256, 0.1), (256, 0.4), (256, 1.6)]),
     "regularization": (regularization, [(0.0, 0.0), (0.0, 0.5), (0.01, 0.0)]),
     "quadratic": (quadratic, ["descent", "momentum", "Nesterov"]),
@@ -126,16 +130,25 @@ def configs(file):
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_it_shows_what_it_must(file):
     claim, points = CLAIMS[file.stem]
-    rows = {}
-    for name, config in configs(file).items():
-        if points is not None and name not in points:
-            continue
-        run = runs.build(config)
-        mesh = sharding.mesh(devices=jax.devices()[:1])
-        plan = Plan(run.plan.steps, steps_per_call=run.plan.steps)
-        state = train.fit(run.task._replace(evaluators={}), run.optimizer, plan, seed=config.seed, mesh=mesh)
-        rows[name] = run.task.evaluators["test"](optimizers.averaged(state))
-    claim(lambda metric: {name: row[metric] for name, row in rows.items()})
+    wanted = {name: one for name, one in configs(file).items() if points is None or name in points}
+    seeds = (
+        range(3) if file.stem == "regularization" else range(1)
+    )  # what ten images teach is a matter of luck
+    rows = {name: [measured(config, seed) for seed in seeds] for name, config in wanted.items()}
+    claim(
+        lambda metric: {name: sum(row[metric] for row in found) / len(found) for name, found in rows.items()}
+    )
+
+
+def measured(config, seed):
+    """Returns what a run of a config measures at its end."""
+    with config.unlocked():
+        config.seed = seed
+    run = runs.build(config)
+    mesh = sharding.mesh(devices=jax.devices()[:1])
+    plan = Plan(run.plan.steps, steps_per_call=100)
+    state = train.fit(run.task._replace(evaluators={}), run.optimizer, plan, seed=seed, mesh=mesh)
+    return run.task.evaluators["test"](optimizers.averaged(state))
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)

@@ -36,7 +36,7 @@ def get_config(scale: str = "full") -> ConfigDict:
             "names": ["descent", "momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam"],
             "label": "method",
         },
-        "metric": "loss",
+        "metric": "log10_loss",
         "set": "validation",
     }
     if scale == "smoke":

@@ -1,5 +1,8 @@
 """Batch and layer normalisation: ten layers of tanh learn from weights with which they otherwise do not.
 
+Normalised layers pass the same signals on, whatever the scale of their weights. The scale is left as an
+inverse learning rate: large weights train, but slowly (Ioffe and Szegedy 2015; Ba, Kiros and Hinton 2016).
+
     python -m experiments sweep normalization --seeds=3
 
 One of the runs is
@@ -19,14 +22,14 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.inputs = "standardised"
     config.model = {
         "depth": 10,
-        "width": 100,
+        "width": 50,
         "activation": "tanh",
         "initialization": "xavier",
         "norm": "none",
         "dropout_rate": 0.0,
     }
     config.optimizer = {"name": "sgd"}
-    config.schedule = {"name": "constant", "peak": 0.1}
+    config.schedule = {"name": "constant", "peak": 0.01}
     config.plan = {"steps": 400, "log_every": 50, "eval_every": 0, "save_every": 0, "steps_per_call": 50}
     config.sweep = {
         "x": {

@@ -80,7 +80,8 @@ def windows(rows: int, channels: int, history: int, horizon: int) -> Work:
     """Returns DLinear, and all windows of random series."""
     span = history + horizon
     walk = np.random.default_rng(0).normal(size=(rows + span - 1, channels)).astype(np.float32)
-    views = np.lib.stride_tricks.sliding_window_view(walk, span, axis=0).transpose(0, 2, 1)
+    views = np.lib.stride_tricks.sliding_window_view(walk, span, axis=0, writeable=True)
+    views = views.transpose(0, 2, 1)  # torch wants arrays that may be written to
     one = series.Scaling(np.zeros(channels), np.ones(channels))
     held = series.Table(walk, walk, np.ones(walk.shape, bool), one)
 
