@@ -74,20 +74,7 @@ def raised_here(error: BaseException) -> bool:
     return any(file.is_relative_to(HOME / part) for part in ("dlx", "experiments"))
 
 
-def take_large_pages() -> None:
-    """Starts this process again with memory in large pages, unless the environment says how to take it.
-
-    XLA takes the memory of a step anew in every step, and Linux fills it page by page: on a CPU that is up to
-    a third of the time of a convolutional network (experiments/LOG.md). glibc reads its settings only when a
-    process starts, so it has to start twice.
-    """
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
 if __name__ == "__main__":
-    take_large_pages()
     status = main(sys.argv[1:])
     gc.freeze()  # or Python searches all that JAX holds for garbage before it exits, half a second
     sys.exit(status)

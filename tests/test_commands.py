@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.__main__ import COMMANDS, main, take_large_pages
+from experiments.__main__ import COMMANDS, main
 from experiments.commands import demo
 
 ROOT = Path(__file__).parent.parent
@@ -277,18 +277,3 @@ def test_a_tokenizer_is_saved_with_the_run_and_another_one_refused(writer, capsy
         assert tokenizer.load(file).size == 7  # untouched by those who refused it
     finally:
         file.write_text(text, encoding="utf-8")
-
-
-def test_a_process_starts_again_with_large_pages_once_and_never_against_the_environment(monkeypatch):
-    started = []
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "dev", "-m", "experiments", "list"])
-    monkeypatch.setattr(os, "execv", lambda *call: started.append(call))
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
-    take_large_pages()
-    assert not started and os.environ["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1"
-    monkeypatch.delenv("GLIBC_TUNABLES")
-    take_large_pages()
-    take_large_pages()
-    assert started == [(sys.executable, [sys.executable, "-X", "dev", "-m", "experiments", "list"])]
-    assert "hugetlb=1" in os.environ["GLIBC_TUNABLES"]
