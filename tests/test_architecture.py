@@ -52,6 +52,7 @@ DLX = {  # module or package of dlx -> what it may import of dlx, what from outs
     "decoding": ({"core"}, {"jax", "jaxtyping"}),
     "lora": ({"core"}, {"jax"}),
     "configuration": (set(), {"absl", "ml_collections"}),
+    "host": (set(), set()),
 }
 
 

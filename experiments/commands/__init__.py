@@ -46,10 +46,13 @@ def use_data(arguments) -> None:
 
 
 def start(arguments) -> None:
-    """Takes the places of data from the arguments, and keeps compiled programs between runs.
+    """Takes the places of data from the arguments; keeps freed memory, and compiled programs between runs.
 
     They are kept in $JAX_COMPILATION_CACHE_DIR or ~/.cache/dlx/xla.
     """
+    from dlx import host
+
+    host.keep_freed_memory()  # before JAX starts its threads
     import jax
 
     use_data(arguments)

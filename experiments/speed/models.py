@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from dlx import host
 from dlx.configuration import lookup
 from experiments.speed.table import HOME, Found, Row, in_turns
 
@@ -169,6 +170,7 @@ def main(order: dict[str, Any], answer: Path) -> None:
     """Measures one row, in this process."""
     if hasattr(os, "sched_setaffinity"):  # before either library counts the cores
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: order["threads"]])
+    host.keep_freed_memory()  # for both sides, which share the process
     import importlib
 
     import torch
