@@ -10,7 +10,7 @@ from dlx import configuration
 from dlx.configuration import ConfigError
 from dlx.core import Mean, Model, Variables
 from dlx.data import series
-from dlx.data.series_sources import SERIES, synthetic_series
+from dlx.data.series_sources import synthetic_series
 from experiments import forecasting
 
 
@@ -21,36 +21,6 @@ def smoke(**changes):
     for name, value in changes.items():
         config[name] = value
     return config.lock()
-
-
-@pytest.fixture
-def poisoned(monkeypatch):
-    """A source whose values from the validation border on are those of a config's `source.poison`."""
-
-    def poisoned(poison):
-        found = synthetic_series(missing=0.1)
-        late = (found.time >= np.datetime64("2020-01-16"))[:, None]
-        return found._replace(values=np.where(late, found.values + poison, found.values))
-
-    monkeypatch.setitem(SERIES, "poisoned", poisoned)
-    yield
-    forecasting.load.cache_clear()
-
-
-def test_the_future_changes_no_training_batch_no_scaling_and_no_gradient(poisoned):
-    configs = [smoke(source={"name": "poisoned", "poison": poison}) for poison in (0.0, 1e6)]
-    tasks = [forecasting.make_task(config) for config in configs]
-    assert forecasting.files(configs[0]) == forecasting.files(configs[1])
-    variables = tasks[0].init(jax.random.key(0))
-    for step in (0, 7, 40):
-        batches = [task.batch(step) for task in tasks]
-        assert all(np.array_equal(batches[0][name], batches[1][name]) for name in batches[0])
-    losses = [
-        jax.jit(task.loss)(variables, batch, jax.random.key(1))[0]
-        for task, batch in zip(tasks, batches, strict=True)
-    ]
-    assert losses[0] == losses[1]
-    assert tasks[0].evaluators["test"](variables)["mse"] < 1e3 < tasks[1].evaluators["test"](variables)["mse"]
 
 
 def constant(value):

@@ -1,9 +1,13 @@
-"""Write the table of measured results into README.md."""
+"""Write what was measured: the tables of README.md, and one HTML page.
+
+The page is made whenever it is asked for and is no part of the repository: its pictures are those of the runs
+on this machine.
+"""
 
 import json
 from pathlib import Path
 
-from experiments.commands import sweep
+from experiments.commands import reproduce, sweep
 from experiments.commands.reproduce import RESULTS, value
 
 README = Path("README.md")
@@ -13,14 +17,28 @@ PICTURE = SPEED / "models.png"
 
 
 def add_arguments(parser) -> None:
-    """Adds --check."""
+    """Adds --check, --html and --runs."""
     parser.add_argument(
         "--check", action="store_true", help="fail when the tables are not up to date, write nothing"
+    )
+    parser.add_argument(
+        "--html",
+        type=Path,
+        default=Path("runs/report.html"),
+        metavar="FILE",
+        help="where the page goes, which holds all that it needs (default %(default)s)",
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="where to look for the figures of demos, at any depth (default %(default)s)",
     )
 
 
 def run(arguments) -> int:
-    """Writes the tables between their markers in README.md, from experiments/results alone."""
+    """Writes the tables between their markers in README.md, from experiments/results alone, and the page."""
     text = README.read_text()
     new = insert(text)
     if arguments.check:
@@ -32,6 +50,12 @@ def run(arguments) -> int:
 
         picture.ratios(against, PICTURE)
     print(f"{README} holds {len(results())} results and {len(list(SPEED.glob('*.json')))} benchmarks")
+
+    from experiments.page import document
+
+    arguments.html.parent.mkdir(parents=True, exist_ok=True)
+    size = arguments.html.write_text(document.document(arguments.runs), encoding="utf-8")
+    print(f"{arguments.html}, {size / 1e6:.2f} MB: open it in a browser")
     return 0
 
 
@@ -65,7 +89,7 @@ def accuracies() -> str:
                 sweep.extent(result) if "rows" in result else value(result),
                 str(len(result["seeds"])),
                 f"{published['value']:g} ({published['source']})" if published else "",
-                f"[curves]({file.with_suffix('.png')})" if "rows" in result else result["verdict"],
+                f"[curves]({file.with_suffix('.png')})" if "rows" in result else reproduce.judged(result),
                 machine["device"] if "cpu" not in machine["device"] else f"{machine['cores']} CPU cores",
             ]
         )
