@@ -86,7 +86,7 @@ def read(file: Path) -> ConfigDict:
         return ConfigDict(json.loads(file.read_text())).lock()
     except OSError as error:
         raise ConfigError(f"there is no run at {file.parent}: {file.name} cannot be read") from error
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{file} is not the config of a run: {error}") from error
 
 

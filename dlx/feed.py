@@ -11,18 +11,53 @@ import numpy as np
 from jax.sharding import NamedSharding, Sharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
+from dlx import cluster
 from dlx.core import Batch
 
 
-def rows(size: int) -> slice:
-    """Returns which rows of a global batch of `size` examples this process reads.
+def parts() -> tuple[int, list[int]]:
+    """Returns into how many parts the mesh of `jax.set_mesh` divides a batch, and which this process reads.
 
-    Raises ValueError when `size` cannot be divided among the processes.
+    Processes that share a part, where the axis "model" spans them, both read it. Raises ValueError when there
+    are several processes and no mesh: it decides who reads what.
     """
-    count, index = jax.process_count(), jax.process_index()
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        if jax.process_count() > 1:
+            raise ValueError(
+                "which rows of a batch a process reads depends on the mesh: build the task, and train and "
+                "evaluate it, within jax.set_mesh(mesh)"
+            )
+        return 1, [0]
+    by_part = np.moveaxis(mesh.devices, mesh.axis_names.index("data"), 0).reshape(mesh.shape["data"], -1)
+    own = jax.process_index()
+    held = [part for part, devices in enumerate(by_part) if any(d.process_index == own for d in devices)]
+    return len(by_part), held
+
+
+def rows(size: int) -> slice | np.ndarray:
+    """Returns which rows of a global batch of `size` examples this process reads: a slice or indices.
+
+    Raises ValueError when `size` cannot be divided among the parts of the mesh that other processes hold.
+    """
+    count, held = parts()
+    if len(held) == count:
+        return slice(0, size)
     if size % count:
-        raise ValueError(f"a batch of {size} cannot be divided among {count} processes")
-    return slice(index * size // count, (index + 1) * size // count)
+        raise ValueError(
+            f"a batch of {size} cannot be divided among the {count} devices on the mesh axis 'data'; "
+            f"use a multiple of {count}"
+        )
+    each = size // count
+    if held == list(range(held[0], held[-1] + 1)):
+        return slice(held[0] * each, (held[-1] + 1) * each)
+    return np.concatenate([np.arange(part * each, (part + 1) * each) for part in held])
+
+
+def whole(count: int) -> int:
+    """Returns the size of the global batch of which this process reads `count` rows."""
+    every, held = parts()
+    return count * every // len(held)
 
 
 def placement(*axes: str | None) -> Sharding:
@@ -50,6 +85,7 @@ def place(batch: Batch, *before: str | None) -> Batch:
     That is the first of their axes, or the one after those of `before`: None for an axis that is not split.
     On one device the arrays stay as they are: the jitted function that gets them puts them there.
     """
+    cluster.beat()
     sharding = placement(*before, "data")
     if sharding.num_devices == 1:
         return batch  # a jitted function takes numpy arrays by a shorter way

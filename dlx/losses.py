@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Integer, Num, Shaped
 
 
@@ -48,23 +49,34 @@ def chunked_cross_entropy(
 ) -> Float[Array, "*b"]:
     """Returns `softmax_cross_entropy` of the logits `states @ matrix.T`, which are never there as a whole.
 
-    Logits of `chunk` states at a time are made in float32, and made again for the gradient, which the matrix
-    gathers in its own dtype. The products are in the dtype of the states. What a masked mean leaves out costs
-    its part of the work all the same.
+    Logits of `chunk` states at a time, on all devices together, are made in float32, and made again for the
+    gradient, which the matrix gathers in its own dtype. The products are in the dtype of the states. What a
+    masked mean leaves out costs its part of the work all the same.
     """
     if chunk < 1:
         raise ValueError(f"a chunk holds at least one state, not {chunk}")
 
-    @jax.checkpoint
-    def part(states, labels):
-        logits = jnp.matmul(states, matrix.astype(states.dtype).T, preferred_element_type=jnp.float32)
-        return softmax_cross_entropy(logits, labels, label_smoothing)
+    def losses(rows, matrix, labels):
+        @jax.checkpoint
+        def part(states, labels):
+            logits = jnp.matmul(states, matrix.astype(states.dtype).T, preferred_element_type=jnp.float32)
+            return softmax_cross_entropy(logits, labels, label_smoothing)
 
-    rows, flat = states.reshape(-1, states.shape[-1]), jnp.asarray(labels).reshape(-1)
-    whole = len(rows) // chunk * chunk
-    pieces = rows[:whole].reshape(-1, chunk, rows.shape[1]), flat[:whole].reshape(-1, chunk)
-    losses = jax.lax.map(lambda piece: part(*piece), pieces).reshape(-1)
-    return jnp.concatenate([losses, part(rows[whole:], flat[whole:])]).reshape(labels.shape)
+        whole = len(rows) // size * size
+        pieces = rows[:whole].reshape(-1, size, rows.shape[1]), labels[:whole].reshape(-1, size)
+        each = jax.lax.map(lambda piece: part(*piece), pieces).reshape(-1)
+        return jnp.concatenate([each, part(rows[whole:], labels[whole:])])
+
+    parts = jax.sharding.get_abstract_mesh().shape.get("data", 1)
+    size, rows, flat = chunk, states.reshape(-1, states.shape[-1]), jnp.asarray(labels).reshape(-1)
+    if parts == 1 or flat.size % parts:
+        return losses(rows, matrix, flat).reshape(labels.shape)
+    # each device its own rows, and its own sum of the matrix's gradient until the loop is over
+    size, free = max(1, chunk // parts), P.UNCONSTRAINED
+    copies = jnp.broadcast_to(matrix, (parts, *matrix.shape))
+    copies = jax.lax.with_sharding_constraint(copies, P("data", free, free))
+    rows, flat = rows.reshape(parts, -1, rows.shape[1]), flat.reshape(parts, -1)
+    return jax.vmap(losses, spmd_axis_name="data")(rows, copies, flat).reshape(labels.shape)
 
 
 def binary_cross_entropy(

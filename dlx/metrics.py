@@ -57,6 +57,12 @@ def summarize(metrics: Metrics) -> dict[str, float]:
     return {name: _summary(name, value) for name, value in jax.device_get(dict(metrics)).items()}
 
 
+def finite(metrics: Metrics) -> jax.Array:
+    """Tells whether all totals are finite, but for those over no weight."""
+    means = [jnp.isfinite(mean.total) | (mean.weight == 0) for mean in metrics.values()]
+    return jnp.all(jnp.stack([jnp.all(good) for good in means]))
+
+
 def accuracy(
     logits: Float[Array | np.ndarray, "*b k"],
     labels: Integer[Array | np.ndarray, "*b"],

@@ -219,8 +219,8 @@ def optimizer(
     pattern finds, by the product of all factors that apply; a factor of 0 is the same as `freeze`. `unfreeze`
     {pattern: step} lets them rest for the first `step` steps (Howard & Ruder 2018, gradual unfreezing): their
     gradients count in `clip` and in the optimizer's moments from the start, so that they set out with
-    moments that fit. Of several patterns that find one parameter the latest step holds. Up to
-    `skip_nonfinite` steps in a row whose gradient is not finite change nothing; the next one passes.
+    moments that fit. Of several patterns that find one parameter the latest step holds. Steps whose gradient
+    or metrics are not finite change nothing, up to `skip_nonfinite` in a row, see `skipping`.
 
     Updates have the dtype of their parameter. Raises `ValueError` for values out of range and, from
     `init`, for a pattern that finds no parameter.
@@ -264,7 +264,7 @@ def optimizer(
     if accumulate > 1:
         result = optax.MultiSteps(result, accumulate).gradient_transformation()
     if skip_nonfinite:
-        result = optax.apply_if_finite(result, skip_nonfinite)
+        result = skipping(result, skip_nonfinite)
     if frozen:
         label = partial(_by_path, lambda path, _: "frozen" if _finds(frozen, path) else "trained")
         result = optax.partition({"trained": result, "frozen": optax.set_to_zero()}, label)
@@ -280,6 +280,38 @@ def _scaled(factors: Factors) -> optax.GradientTransformation:
         return update * math.prod(factor for pattern, factor in factors if pattern.search(path))
 
     return optax.stateless(lambda updates, params: _by_path(scale, updates))
+
+
+class Skipping(NamedTuple):
+    """The state of `skipping`: how many more steps in a row it leaves out, how many it has, in all."""
+
+    skips_left: jax.Array
+    skipped: jax.Array
+    inner: Any
+
+
+def skipping(inner: optax.GradientTransformation, most: int) -> optax.GradientTransformationExtraArgs:
+    """Leaves out the updates of steps that are not finite: `inner` never sees them, and no parameter moves.
+
+    Such are those with a gradient that is not finite, and those of which `update` is told `finite=False`, as
+    `train.make_step` does when the loss is not. `skips_left` is `most` after a good step, one less after each
+    that is left out, and below 0 after more than `most` in a row: the sign for `train.fit` to end the run.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params):
+        return Skipping(jnp.int32(most), jnp.int32(0), inner.init(params))
+
+    def update(updates, state, params=None, *, finite=True, **others):
+        each = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(updates)]
+        good = jnp.all(jnp.stack([jnp.asarray(finite), *each]))
+        updates, after = inner.update(updates, state.inner, params, **others)
+        updates = jax.tree.map(lambda leaf: jnp.where(good, leaf, jnp.zeros_like(leaf)), updates)
+        after = jax.tree.map(partial(jnp.where, good), after, state.inner)
+        left = jnp.where(good, most, jnp.maximum(state.skips_left - 1, -1)).astype(jnp.int32)
+        return updates, Skipping(left, state.skipped + (~good).astype(jnp.int32), after)
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 class Gradual(NamedTuple):

@@ -15,10 +15,6 @@ import numpy as np
 FILE = "metrics.jsonl"
 
 
-class NonFiniteError(FloatingPointError):
-    """A training metric is not a finite number; the message names the metric and the step."""
-
-
 class Report(NamedTuple):
     """A run's outputs: `resume(start)` says where it goes on, then `write(step, name, {metric: float})`."""
 
@@ -33,10 +29,10 @@ def opened(workdir: str | Path, steps: int, out: Any = None) -> Iterator[Report]
     A terminal shows a progress bar, anything else plain lines. `resume(start)` drops what an interrupted
     run wrote after its last checkpoint, and the test numbers, which are measured again at the end: so the
     file of a resumed run equals an undisturbed one's, but for the set "speed". On several processes only
-    the first one writes. Raises NonFiniteError when a number of the set "train" is not finite.
+    the first one writes. A number that is not finite is null in the file.
     """
     if jax.process_index() > 0:
-        yield Report(refuse_nonfinite, lambda start: None)
+        yield Report(lambda step, name, values: None, lambda start: None)
         return
     writer = events()
     file = Path(workdir) / FILE
@@ -66,7 +62,6 @@ def opened(workdir: str | Path, steps: int, out: Any = None) -> Iterator[Report]
         def write(step: int, name: str, values: Mapping[str, float]) -> None:
             if not sinks:
                 resume(step)
-            refuse_nonfinite(step, name, values)
             put(step, name, values)
             rate = None
             (before, last), sinks["clock"] = sinks["clock"], (time.monotonic(), step)
@@ -136,16 +131,6 @@ def table(values: Mapping[str, float]) -> str:
     """Writes named numbers below each other, to four decimals."""
     width = max(map(len, values), default=0)
     return "\n".join(f"  {key:<{width}}  {value:.4f}" for key, value in values.items())
-
-
-def refuse_nonfinite(step: int, name: str, values: Mapping[str, float]) -> None:
-    """Raises NonFiniteError when a training metric is NaN or infinite."""
-    wrong = [f"{key} is {value}" for key, value in values.items() if not math.isfinite(value)]
-    if name == "train" and wrong:
-        raise NonFiniteError(
-            f"{', '.join(wrong)} at step {step}: stopped, and the last checkpoint is from before it. "
-            "Usual causes: too high a learning rate (schedule.peak), no warm-up, no clipping (optimizer.clip)"
-        )
 
 
 def read(workdir: str | Path) -> list[dict[str, Any]]:

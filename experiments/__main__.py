@@ -8,6 +8,9 @@ import sys
 import traceback
 from pathlib import Path
 
+from dlx.preemption import Stopped
+from experiments.commands import tell
+
 COMMANDS = {
     "train": "train a config, or resume its workdir",
     "evaluate": "measure a trained workdir on its held-out data",
@@ -16,8 +19,11 @@ COMMANDS = {
     "list": "list every config with its published and measured result",
     "reproduce": "train a config over seeds and compare with the published value",
     "sweep": "train a config over a grid of settings and seeds, and draw what they change",
+    "launch": "start several processes of a command: on this machine, or as a job of Slurm",
     "report": "write the table of measured results into README.md",
     "benchmark": "measure speed side by side with PyTorch",
+    "memory": "say what a training step needs of each device of a mesh",
+    "faults": "hurt a training run in every way machines do, and count what is lost",
 }
 HOME = Path(__file__).resolve().parent.parent
 
@@ -25,8 +31,10 @@ HOME = Path(__file__).resolve().parent.parent
 def main(argv: list[str]) -> int:
     """Runs a command; returns the exit status.
 
-    That is 0, 2 for what the user can mend, 130 when interrupted, or 141 when nobody reads on, as after
-    `| head`: the numbers by which shells tell of programs that SIGINT or SIGPIPE ended.
+    That is 0, 2 for what the user can mend, 130 when interrupted, 143 when told to stop (the step at which
+    it was is saved), or 141 when nobody reads on, as after `| head`: the numbers by which shells tell of
+    programs that SIGINT, SIGTERM or SIGPIPE ended. Of a run of several processes each returns 75 when another
+    one is lost: the same command goes on from the last checkpoint.
     """
     parser = argparse.ArgumentParser(
         prog="python -m experiments",
@@ -61,7 +69,15 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+    except Stopped as stopped:
+        tell(f"{stopped}; the same command goes on from there")
+        return 143
     except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
+        from dlx import cluster
+
+        if message := cluster.lost(error):
+            print(f"error: {message}; the same command goes on from the last checkpoint", file=sys.stderr)
+            return cluster.LOST
         if not raised_here(error) or os.environ.get("DLX_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -75,6 +91,14 @@ def raised_here(error: BaseException) -> bool:
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
+    try:
+        status = main(sys.argv[1:])
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    if "jax" in sys.modules:  # else there are no other processes
+        from dlx import cluster
+
+        cluster.leave(status)
     gc.freeze()  # or Python searches all that JAX holds for garbage before it exits, half a second
     sys.exit(status)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlx import figures, metrics, optimizers, train
+from dlx import feed, figures, metrics, optimizers, train
 from dlx.configuration import build
 from dlx.core import Plan, Task, Variables
 
@@ -55,7 +55,7 @@ def make_task(config) -> Task:
         return Variables({"place": jnp.array(config.start, jnp.float32)}, {})
 
     def batch(step):
-        return {"nothing": np.zeros(config.batch, np.float32)}
+        return {"nothing": np.zeros(config.batch, np.float32)[feed.rows(config.batch)]}
 
     def loss(variables, batch, key):
         value = height(variables.params["place"])

@@ -81,10 +81,13 @@ def files(config) -> dict[str, str]:
     return {"scaling.json": json.dumps(learned, indent=1) + "\n"}
 
 
-def passes(config, split: str) -> Callable:
-    """Returns `() -> batches`: all windows of a split in order, padded and masked."""
+def passes(config, split: str, rows: slice | np.ndarray | None = None) -> Callable:
+    """Returns `() -> batches`: all windows of a split in order, padded and masked.
+
+    Of each batch those rows that this process feeds to the devices, or `rows`.
+    """
     _, table, starts = data(config)
-    rows = feed.rows(config.batch)
+    rows = feed.rows(config.batch) if rows is None else rows
     return series.passes(table, starts[split], config.history, config.horizon, config.batch, rows=rows)
 
 
@@ -167,7 +170,7 @@ def naive(config) -> dict[str, Callable]:
 def naive_errors(config, split: str) -> dict[str, Mean]:
     """Returns "mse_<name>" and "mae_<name>" of every naive forecast over a split, for each step [horizon]."""
     forecasts, sums = naive(config), {}
-    for batch in passes(config, split)():
+    for batch in passes(config, split, slice(None))():
         history = batch["history"][..., : len(config.targets)].astype(np.float64)
         seen = batch["observed"] * batch["mask"][:, None, None]
         for name, forecast in forecasts.items():

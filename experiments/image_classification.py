@@ -13,7 +13,7 @@ from dlx.configuration import build, lookup
 from dlx.core import Model, Task
 from dlx.data import image, pipeline
 from dlx.data.sources import SOURCES
-from dlx.data.splits import few
+from dlx.data.splits import Skipping, few
 from dlx.evaluate import collected, mean_over
 from dlx.layers import augmentation, randaugment
 from dlx.models import MODELS
@@ -234,8 +234,15 @@ def demo(config, variables, folder: Path) -> list[Path]:
 
 
 def picture(split, index: int):
-    """Returns the image of one example of a split of either kind."""
-    return split["image"][index] if isinstance(split, dict) else split[int(index)]["image"]
+    """Returns the image of one example of a split of either kind, counting those that a pass did not skip."""
+    if isinstance(split, dict):
+        return split["image"][index]
+    kept = (
+        sorted(set(range(len(split))) - set(split.skipped))
+        if isinstance(split, Skipping)
+        else range(len(split))
+    )
+    return split[kept[index]]["image"]
 
 
 def evidence(config, variables, images, classes):

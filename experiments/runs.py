@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from dlx import checkpoint, optimizers, pretrained, report, sharding, train
+from dlx import agreement, checkpoint, optimizers, pretrained, report, sharding, train
 from dlx.configuration import ConfigError, difference, lookup, read, save
 from dlx.core import Plan, Task, TrainState, Variables
 from experiments.applications import EXPERIMENTS
@@ -243,8 +243,16 @@ def check(workdir: Path, config) -> None:
 
 
 def claim(workdir: Path, config) -> None:
-    """Makes `workdir` the run of `config`, with its `files`; raises ConfigError when it cannot be written."""
+    """Makes `workdir` the run of `config`, with its `files`; raises ConfigError when it cannot be written.
+
+    Of several processes the first one writes; the others wait for it, and raise with it.
+    """
     kept = files(workdir, config)
+    agreement.agreed(lambda: write(workdir, config, kept) if jax.process_index() == 0 else None, ConfigError)
+
+
+def write(workdir: Path, config, kept: Mapping[str, str]) -> None:
+    """Writes the config of a run and its files, {name: text}; raises ConfigError."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not (workdir / CONFIG).exists():
@@ -274,14 +282,20 @@ def files(workdir: Path, config) -> dict[str, str]:
     return kept
 
 
-def restore(workdir: Path) -> tuple[Any, Run, int, Variables]:
-    """Returns the config, the run, the newest checkpoint's step, and its variables to evaluate."""
+def restore(workdir: Path, fsdp: int | None = None) -> tuple[Any, Run, int, Variables]:
+    """Returns the config, the run, the newest checkpoint's step, and its variables to evaluate.
+
+    They lie on the mesh of `jax.set_mesh`, and the state of which they are a part did as `sharding.layout`
+    says of `fsdp`; without a mesh, on all devices.
+    """
     config = read(workdir / CONFIG)
     run = build(config)
     files(workdir, config)
     init = train.make_init(run.task, run.optimizer)
+    mesh = jax.sharding.get_mesh()
+    mesh = sharding.mesh() if mesh.empty else mesh
     with checkpoint.store(workdir) as store:
-        state = store.restore(sharding.layout(jax.eval_shape(init, jax.random.key(0)), sharding.mesh()))
+        state = store.restore(sharding.layout(jax.eval_shape(init, jax.random.key(0)), mesh, fsdp=fsdp))
     if state is None:
         raise ConfigError(f"{workdir} has no checkpoint yet; train it first")
-    return config, run, int(state.step), optimizers.averaged(state)
+    return config, run, int(state.step), sharding.gather(optimizers.averaged(state))

@@ -90,6 +90,26 @@ def test_a_flipped_bit_anywhere_in_the_data_is_noticed_and_the_step_before_is_us
 
 
 @orphans
+def test_a_flipped_bit_that_would_load_silently_fails_the_checksum_of_its_leaf(tmp_path):
+    """Of large arrays: TensorStore keeps small ones in nodes that have checksums of their own."""
+    states = {step: make(step, width=4096) for step in (1, 2)}
+    with store(tmp_path) as opened:
+        for step, state in states.items():
+            opened.save(step, state)
+    file = max(data_files(tmp_path / "checkpoints" / "2"), key=lambda path: path.stat().st_size)
+    intact, rng, told = file.read_bytes(), np.random.default_rng(0), []
+    for position in rng.integers(0, len(intact), 6):
+        broken = bytearray(intact)
+        broken[position] ^= 1 << int(rng.integers(8))
+        file.write_bytes(broken)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            assert same(restored(tmp_path, states[1]), states[1 if found else 2])
+        told += [str(warning.message) for warning in found]
+    assert any("fails its checksum in " in text and "layer/kernel" in text for text in told), told
+
+
+@orphans
 def test_a_truncated_or_missing_file_falls_back_and_the_step_can_be_saved_again(tmp_path):
     root = saved(tmp_path, 1, 2)
     for file in data_files(root / "2"):
@@ -160,6 +180,49 @@ def test_a_failed_save_says_what_is_left(tmp_path, monkeypatch):
 
 def test_the_manifest_names_every_leaf(tmp_path):
     root = saved(tmp_path, 1)
-    manifest = json.loads((root / "1" / "manifest" / "metadata").read_text())
+    manifest = json.loads((root / "1" / "manifest" / "metadata").read_text())["leaves"]
     assert manifest["variables/params/layer/half"]["dtype"] == "bfloat16"
     assert len(manifest) == len(jax.tree.leaves(make(1)))
+
+
+def test_a_manifest_that_another_model_might_have_written_is_damaged_and_not_another_model(tmp_path):
+    """One flipped bit in a name: the error of another model would keep the run from going on."""
+    root = saved(tmp_path, 1, 2)
+    file = root / "2" / "manifest" / "metadata"
+    file.write_text(file.read_text().replace("layer/half", "layer/hald"))
+    with pytest.warns(RuntimeWarning, match="step|fails its own checksum"):
+        assert same(restored(tmp_path), make(1))
+
+
+def test_what_an_interrupted_deletion_left_is_deleted_and_a_newer_wreck_kept(tmp_path):
+    root = saved(tmp_path, 3, 4)
+    (root / "3" / "_CHECKPOINT_METADATA").unlink()
+    (root / "6" / "state").mkdir(parents=True)
+    with store(tmp_path) as opened:
+        with pytest.warns(RuntimeWarning, match="checkpoint .*/6 has no readable manifest.*passed over"):
+            assert same(opened.restore(layout(make(0))), make(4))
+        opened.save(5, make(5))
+    assert sorted(p.name for p in root.iterdir() if p.is_dir()) == ["4", "5", "6.damaged"]
+
+
+def test_a_step_that_is_damaged_twice_is_put_aside_twice(tmp_path):
+    root = saved(tmp_path, 1)
+    for elsewhere in ("here", "there"):
+        with store(tmp_path) as opened:
+            opened.save(2, make(2))
+        (root / "2" / "manifest" / "metadata").unlink()
+        with store(tmp_path) as opened, pytest.warns(RuntimeWarning, match="passed over"):
+            assert same(opened.restore(layout(make(0))), make(1))
+            opened.save(3, make(3))
+        (root / "3").rename(root / elsewhere)
+    assert {"2.damaged", "2.damaged2"} <= {p.name for p in root.iterdir()}
+
+
+def test_the_sums_of_a_save_are_those_of_that_step_though_its_buffers_are_donated(tmp_path):
+    state, step = make(1), jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
+    with store(tmp_path) as opened:
+        for number in range(1, 4):
+            opened.save(number, state)
+            state = step(state)
+    found = restored(tmp_path)
+    assert int(found.step) == 3 and same(step(found), state)

@@ -34,6 +34,9 @@ COUNTS = {  # published
     "tinyllama": (MODELS["tinyllama"](), 1_100_048_384),
     "llama3_2_1b": (MODELS["llama3_2_1b"](), 1_235_814_400),
     "llama3_8b": (MODELS["llama3_8b"](), 8_030_261_248),
+    "llama3_70b": (MODELS["llama3_70b"](), 70_553_706_496),
+    "llama2_7b": (MODELS["llama2_7b"](), 6_738_415_616),
+    "llama2_70b": (MODELS["llama2_70b"](), 68_976_648_192),
 }
 
 

@@ -583,7 +583,7 @@ def test_a_state_with_an_average_can_be_donated():
     assert np.isfinite(optax.tree.norm(params))
 
 
-def test_steps_with_a_gradient_of_nan_are_skipped_and_not_for_ever():
+def test_steps_with_a_gradient_of_nan_are_skipped_and_counted_in_a_row():
     def gradient(params, step):
         return jax.tree.map(lambda leaf: jnp.where((step >= 1) & (step <= 3), jnp.nan, leaf), params)
 
@@ -592,7 +592,11 @@ def test_steps_with_a_gradient_of_nan_are_skipped_and_not_for_ever():
     third, later = train(optimizer, 3, gradient=gradient)
     assert_same(first, third)
     assert_same(optimizers.averaged(state_of(first, state)), optimizers.averaged(state_of(third, later)))
-    assert not np.isfinite(optax.tree.norm(train(optimizer, 4, gradient=gradient)[0]))  # three in a row
+    lefts = [
+        int(optax.tree.get(train(optimizer, n, gradient=gradient)[1], "skips_left")) for n in range(1, 6)
+    ]
+    assert lefts == [2, 1, 0, -1, 2]  # below 0 the run ends
+    assert int(optax.tree.get(train(optimizer, 5, gradient=gradient)[1], "skipped")) == 3
     assert not np.isfinite(optax.tree.norm(train(make({"name": "adam"}), 2, gradient=gradient)[0]))
 
 

@@ -12,7 +12,7 @@ import pytest
 from dlx import configuration, optimizers, sharding, train
 from dlx.core import Plan
 from experiments import descent, runs, teaching
-from experiments.commands import sweep
+from experiments.sweeping import points
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted([*ROOT.glob("configs/teaching/*.py"), *ROOT.glob("configs/descent/*.py")])
@@ -118,7 +118,7 @@ def configs(file):
     """Returns {name of a point: its config} of the sweep of a config."""
     config = configuration.load(str(file))
     found = {}
-    for point in sweep.grid(config, str(file)):
+    for point in points.grid(config, str(file)):
         one = runs.single(config)
         with one.unlocked():
             one.update_from_flattened_dict(point.settings)

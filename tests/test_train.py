@@ -5,11 +5,12 @@ import optax
 import pytest
 from conftest import same
 
-from dlx import losses, metrics, sharding
-from dlx.core import Mean, Plan, Task
+from dlx import losses, metrics, optimizers, sharding
+from dlx.core import Mean, Plan, Task, Variables
 from dlx.data import pipeline, sources
 from dlx.models import MODELS
-from dlx.train import fit
+from dlx.preemption import Stopped
+from dlx.train import NonFiniteError, fit
 
 ADAM = optax.adam(1e-2)
 
@@ -104,8 +105,9 @@ def test_evaluation_sees_the_view_and_the_state_does_not_change(line, single):
     seen = []
     looked = task._replace(evaluators={"validation": lambda v: seen.append(v) or {}})
     plain = fit(task, ADAM, Plan(4), mesh=single)
-    viewed = fit(looked, ADAM, Plan(4), mesh=single, view=lambda state: "another")
-    assert seen == ["another"] and same(plain, viewed)
+    other = Variables({"another": jnp.ones(2)}, {})
+    viewed = fit(looked, ADAM, Plan(4), mesh=single, view=lambda state: other)
+    assert len(seen) == 1 and same(seen[0], other) and same(plain, viewed)
 
 
 def test_a_run_that_is_beyond_its_plan_is_refused(line, single, tmp_path):
@@ -204,3 +206,111 @@ def test_a_call_of_no_step_is_refused(line, single):
     task, _ = line
     with pytest.raises(ValueError, match="steps_per_call is 0; a call has at least 1 step"):
         fit(task, ADAM, Plan(3, steps_per_call=0), mesh=single)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_run_that_is_told_to_stop_saves_that_step_and_goes_on_from_it(size, line, single, tmp_path):
+    task, _ = line
+    plan = Plan(20, 5, 10, 10, steps_per_call=size)
+    whole, numbers_whole = numbers(task, single, plan)
+    asked, seen = [], []
+
+    def stop():
+        asked.append(1)
+        return len(asked) == 3
+
+    with pytest.raises(Stopped, match="stopped at step") as stopped:
+        fit(task, ADAM, plan, mesh=single, workdir=tmp_path, stop=stop, write=lambda *e: seen.append(e))
+    assert stopped.value.step == (3 if size == 1 else 9) and len(asked) == 3
+    assert sorted(p.name for p in (tmp_path / "checkpoints").glob("[0-9]*")) == [str(stopped.value.step)]
+    parts = fit(task, ADAM, plan, mesh=single, workdir=tmp_path, write=lambda *e: seen.append(e))
+    assert same(whole, parts) and seen == numbers_whole
+
+
+def poisoned(task, *steps):
+    """The task with a target that is not a number in the batches of these steps, counted from 1."""
+
+    def batch(step):
+        found = task.batch(step)
+        return found | {"y": found["y"] * np.float32(np.nan)} if step + 1 in steps else found
+
+    return task._replace(batch=batch, evaluators={})
+
+
+@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("step", [1, 12, 20])
+def test_the_first_step_that_is_not_finite_is_named_and_nothing_of_it_saved(
+    step, size, line, single, tmp_path
+):
+    plan, seen = Plan(20, save_every=6, log_every=4, steps_per_call=size), []
+    message = rf"^grad_norm is nan, loss is nan at step {step}: .*task\.batch\({step - 1}\)"
+    with pytest.raises(NonFiniteError, match=message):
+        fit(
+            poisoned(line[0], step),
+            ADAM,
+            plan,
+            mesh=single,
+            workdir=tmp_path,
+            write=lambda *e: seen.append(e),
+        )
+    assert all(written < step for written, _, _ in seen)
+    kept = [int(p.name) for p in (tmp_path / "checkpoints").glob("[0-9]*")]
+    assert max(kept, default=0) == (step - 1) // 6 * 6
+
+
+def test_a_loss_that_is_infinite_stops_though_its_gradient_is_finite(line, single):
+    def loss(variables, batch, key):
+        found, (state, report) = line[0].loss(variables, batch, key)
+        return found, (
+            state,
+            report | {"penalty": Mean(jnp.where(report["loss"].total > 0, jnp.inf, 0.0), 1.0)},
+        )
+
+    with pytest.raises(NonFiniteError, match="^penalty is inf at step 1:"):
+        fit(line[0]._replace(loss=loss), ADAM, Plan(3), mesh=single)
+
+
+def skips(most, **spec):
+    """Adam that leaves out up to `most` steps in a row that are not finite."""
+    return optimizers.make(
+        {"name": "adam", "skip_nonfinite": most} | spec, {"name": "constant", "peak": 0.01}, 20
+    )
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_steps_that_are_not_finite_are_left_out_and_counted(size, line, single, tmp_path):
+    """The weights, the moments and the model's state are as they were; an undisturbed neighbour shows it."""
+
+    def loss(variables, batch, key):  # with a state that a step of NaN would spoil
+        found, (_, report) = line[0].loss(variables, batch, key)
+        return found, ({"seen": variables.state["seen"] + batch["y"].sum()}, report)
+
+    def init(key):
+        return Variables(line[0].init(key).params, {"seen": jnp.zeros(())})
+
+    task = line[0]._replace(loss=loss, init=init)
+    plan = Plan(9, log_every=1, steps_per_call=size)
+    sick, seen = poisoned(task, 4, 5, 8), []
+    state = fit(sick, skips(2), plan, mesh=single, write=lambda *e: seen.append(e[2]))
+    assert np.isfinite(optax.tree.norm(state.variables))
+    assert [values["skipped"] for values in seen] == [0, 0, 0, 1, 2, 2, 2, 3, 3]
+    before, after = (fit(sick, skips(2), Plan(steps), mesh=single) for steps in (3, 5))
+    assert same(before.variables, after.variables) and same(before.opt_state.inner, after.opt_state.inner)
+    assert int(after.step) == 5
+    for steps in (4, 9):  # stopped between two steps that are left out
+        resumed = fit(sick, skips(2), plan._replace(steps=steps), mesh=single, workdir=tmp_path)
+    assert same(resumed, state)
+
+
+@pytest.mark.parametrize("spec", [{}, {"freeze": "^b$", "accumulate": 2, "average": 0.9}])
+def test_more_in_a_row_than_allowed_stop_the_run(spec, line, single):
+    fit(poisoned(line[0], 3, 4, 6, 7), skips(2, **spec), Plan(10), mesh=single)
+    with pytest.raises(
+        NonFiniteError, match=r"loss is nan at step 5, one more in a row than optimizer.skip_n"
+    ):
+        fit(poisoned(line[0], 3, 4, 5), skips(2, **spec), Plan(10), mesh=single)
+
+
+def test_an_optimizer_that_could_skip_learns_the_same_where_nothing_is_skipped(line, single):
+    plain, able = (fit(line[0], skips(most), Plan(20), mesh=single) for most in (0, 3))
+    assert same(plain.variables, able.variables)

@@ -16,7 +16,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     epoch = 1241  # steps, of 1,271,174 images
     config.experiment = "image_classification"
     config.seed, config.batch = 0, 1024
-    config.source = {"name": "imagenet", "size": 256}
+    config.source = {"name": "imagenet", "size": 256, "skip_corrupt": False}
     config.augment = {
         "resized_crop": 224,
         "flip": True,

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dlx.data.splits import Split, length
+from dlx.data.splits import Corrupt, Split, intact, length
 
 BROKEN = (
     OSError,
@@ -44,7 +44,7 @@ def decode(
     twice that or more is scaled down inside the decoder, by a power of two, which makes a photograph far
     cheaper to read. `channels` is 1 (grey) or 3
     (RGB); None takes 1 for grey images and 3 for all others. The camera's note of which side is up is heeded.
-    Bytes that are no intact image raise a ValueError that says `name`.
+    Bytes that are no intact image raise `Corrupt`, a ValueError, that says `name`.
     """
     if channels not in (None, 1, 3):
         raise ValueError(f"channels={channels}; an image decodes to 1 (grey) or 3 (RGB)")
@@ -64,8 +64,9 @@ def decode(
             box = _middle(image.size, width / height) if crop else None
             image = image.resize((width, height), Image.Resampling.BILINEAR, box)
         pixels = np.asarray(image)
-    except BROKEN as error:
-        raise ValueError(f"{name} is no intact JPEG or PNG ({len(data):,} bytes): {error}") from error
+    except BROKEN as error:  # of which one names an address in memory, another in every process
+        reason = "its head is of neither" if isinstance(error, UnidentifiedImageError) else error
+        raise Corrupt(f"{name} is no intact JPEG or PNG ({len(data):,} bytes): {reason}") from error
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
@@ -159,5 +160,5 @@ def _chunks(split: Split, key: str):
         for start in range(0, length(split), 512):
             yield split[key][start : start + 512]
     else:
-        for index in range(len(split)):
-            yield split[index][key]
+        for _, example in intact(split):
+            yield example[key]

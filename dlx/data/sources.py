@@ -7,17 +7,15 @@ held out never depends on the seed of a run.
 
 import gzip
 import importlib.util
-import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Int32, UInt8
+from jaxtyping import UInt8
 
 from dlx.data.anomaly_sources import ANOMALY_SOURCES
 from dlx.data.builders import BUILDERS
 from dlx.data.builders.catalogue import Prepared, arrays, data_dir, prepare
+from dlx.data.image_sources import Encoded, Files, imagenet, sign_language_digits, tfds_images
 from dlx.data.splits import Arrays, Source, check, held_out
 from dlx.data.table_sources import TABLE_SOURCES
 from dlx.data.text_sources import TEXT_SOURCES
@@ -38,64 +36,8 @@ __all__ = [
     "prepare",
     "sign_language_digits",
     "synthetic_images",
+    "tfds_images",
 ]
-
-
-ENDINGS = (".jpeg", ".jpg", ".png")
-IMAGENET_STATISTICS = (  # of the training images, for each channel; those that torchvision's weights expect
-    255 * np.array([0.485, 0.456, 0.406], np.float32),
-    255 * np.array([0.229, 0.224, 0.225], np.float32),
-)
-
-
-class Encoded:
-    """Labelled images, kept encoded as JPEG or PNG and decoded to `size` when read."""
-
-    def __init__(
-        self,
-        data: UInt8[np.ndarray, "bytes"],
-        spans: Int[np.ndarray, "n 2"],
-        labels: Int32[np.ndarray, "n"],
-        names: Sequence[str],
-        size: int | tuple[int, int] | None = None,
-        channels: int | None = None,
-    ):
-        """Takes images on end, where each begins and ends, their labels, and names for error messages."""
-        self.data, self.spans, self.labels, self.names = data, spans, labels, names
-        self.size, self.channels = size, channels  # as `dlx.data.image.decode` takes them
-
-    def __len__(self) -> int:
-        """Returns the number of images."""
-        return len(self.spans)
-
-    def __getitem__(self, index: int, /) -> dict[str, Any]:
-        """Returns {"image": uint8 [h, w, c], "label": int32}, or raises a ValueError that names the image."""
-        from dlx.data.image import decode  # here, because sets in memory need no Pillow
-
-        begin, end = self.spans[index]
-        data, name = self.data[begin:end].tobytes(), self.names[index]
-        image = decode(data, self.size, channels=self.channels, name=name)
-        return {"image": image, "label": self.labels[index]}
-
-
-class Files:
-    """Labelled images in a folder for each class, decoded to a square of `size` pixels when read."""
-
-    def __init__(self, folder: Path, names: Sequence[str], labels: Int32[np.ndarray, "n"], size: int):
-        """Takes the names of the files under `folder`, and their labels."""
-        self.folder, self.names, self.labels, self.size = folder, names, labels, size
-
-    def __len__(self) -> int:
-        """Returns the number of images."""
-        return len(self.names)
-
-    def __getitem__(self, index: int, /) -> dict[str, Any]:
-        """Returns {"image": uint8 [size, size, 3], "label": int32}, or an error that names the file."""
-        from dlx.data.image import decode
-
-        path = self.folder / self.names[index]
-        image = decode(path.read_bytes(), self.size, channels=3, crop=True, name=str(path))
-        return {"image": image, "label": self.labels[index]}
 
 
 def digits(*, validation: float | int = 0.1) -> Source:
@@ -130,39 +72,6 @@ def fashion_mnist(*, validation: float | int = 0.1, manual_dir: str | Path | Non
     return _source("fashion_mnist", splits["train"], splits["test"], validation, classes)
 
 
-def sign_language_digits(
-    *,
-    validation: float | int = 0.1,
-    size: int = 100,
-    gray: bool = False,
-    manual_dir: str | Path | None = None,
-) -> Source:
-    """Hands that show the digits 0 to 9 (Mavi 2020): 2,062 colour JPEGs, decoded when read.
-
-    An example is {"image": uint8 [size, size, 3], "label": int32}, of one channel if `gray`. The test split
-    is a fifth of each class, always the same. A student appears in about ten images, so test hands may be
-    known from training.
-    """
-    classes = BUILDERS["sign_language_digits"].classes
-    splits = arrays("sign_language_digits", manual_dir)
-
-    def encoded(split: str, mask: np.ndarray) -> Encoded:
-        stored = splits[split]
-        spans = [_spans(stored[f"{key}_ends"])[mask] for key in ("image", "name")]
-        text = stored["name"].tobytes().decode()
-        names = [f"sign_language_digits {text[begin:end]}" for begin, end in spans[1].tolist()]
-        return Encoded(stored["image"], spans[0], stored["label"][mask], names, size, 1 if gray else None)
-
-    held = held_out(splits["train"]["label"], validation)
-    parts = {"train": encoded("train", ~held)}
-    if held.any():
-        parts["validation"] = encoded("train", held)
-    parts["test"] = encoded("test", np.ones(len(splits["test"]["label"]), bool))
-    for split, part in parts.items():  # all labels at once, now; the images one by one, when read
-        check({"label": part.labels}, classes, f"sign_language_digits {split}")
-    return Source(dict(parts), classes)
-
-
 def pneumonia_mnist(*, manual_dir: str | Path | None = None) -> Source:
     """PneumoniaMNIST: chest X-rays of children (Kermany et al. 2018; Yang et al. 2023), official splits.
 
@@ -174,39 +83,6 @@ def pneumonia_mnist(*, manual_dir: str | Path | None = None) -> Source:
     splits = arrays("pneumonia_mnist", manual_dir)
     checked = {name: check(part, classes, f"pneumonia_mnist {name}") for name, part in splits.items()}
     return Source(checked, classes)
-
-
-def imagenet(
-    *, validation: float | int = 0.0078, size: int = 256, manual_dir: str | Path | None = None
-) -> Source:
-    """ImageNet's 1000 classes of photographs (Russakovsky et al. 2015), unpacked by you; nothing is copied.
-
-    An example is {"image": uint8 [size, size, 3], "label": int32}: the middle square of the image, resized.
-    `<manual_dir>/imagenet/` (None: the variable DLX_DATA_DIR) holds `train/<class>/*.JPEG` and
-    `val/<class>/*.JPEG`, with a folder for each of the WordNet ids that name the classes. The official
-    validation images, whose labels are public, are the test split; the fraction `validation` of the training
-    images (some 10,000) is held out to validate on. Any other set of images in such folders is read too.
-    """
-    place = manual_dir or os.environ.get("DLX_DATA_DIR")
-    folder = Path(place).expanduser() / "imagenet" if place else None
-    if folder is None or not all((folder / split).is_dir() for split in ("train", "val")):
-        raise FileNotFoundError(
-            f"imagenet is not at {folder or 'any folder, for DLX_DATA_DIR names none'}; download "
-            "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from https://image-net.org (it asks for an "
-            "account), unpack them to <folder>/imagenet/train/<class>/*.JPEG and "
-            "<folder>/imagenet/val/<class>/*.JPEG, as torchvision.datasets.ImageFolder reads them, and set "
-            "DLX_DATA_DIR to <folder>"
-        )
-    classes = tuple(sorted(entry.name for entry in os.scandir(folder / "train") if entry.is_dir()))
-    names, labels = _listed(folder / "train", classes)
-    held = held_out(labels, validation)
-    parts = {"train": ~held, "validation": held} if held.any() else {"train": ~held}
-    splits = {
-        split: Files(folder / "train", [names[i] for i in np.flatnonzero(mask)], labels[mask], size)
-        for split, mask in parts.items()
-    }
-    splits["test"] = Files(folder / "val", *_listed(folder / "val", classes), size)
-    return Source(dict(splits), classes, IMAGENET_STATISTICS)
 
 
 def synthetic_images(
@@ -253,6 +129,7 @@ SOURCES = {
     "sign_language_digits": sign_language_digits,
     "pneumonia_mnist": pneumonia_mnist,
     "imagenet": imagenet,
+    "tfds_images": tfds_images,
     "synthetic_images": synthetic_images,
     **ANOMALY_SOURCES,
     **TABLE_SOURCES,
@@ -272,32 +149,10 @@ def _source(
     return Source({split: check(part, classes, f"{name} {split}") for split, part in splits.items()}, classes)
 
 
-def _listed(folder: Path, classes: Sequence[str]) -> tuple[list[str], Int32[np.ndarray, "n"]]:
-    """Returns the images `<class>/<file>` of a folder, sorted, and their labels."""
-    names: list[str] = []
-    labels: list[int] = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if not entry.is_dir():
-            continue
-        if entry.name not in classes:
-            raise ValueError(f"{entry.path} is none of the {len(classes)} classes that have training images")
-        found = sorted(file.name for file in os.scandir(entry.path) if file.name.lower().endswith(ENDINGS))
-        names += [f"{entry.name}/{file}" for file in found]
-        labels += [classes.index(entry.name)] * len(found)
-    if not names:
-        raise ValueError(f"{folder} has no images {', '.join(ENDINGS)} in folders named after classes")
-    return names, np.array(labels, np.int32)
-
-
 def _rows(split: Arrays, mask: np.ndarray) -> Arrays:
     """Returns the marked examples of a split in memory."""
     rows = np.flatnonzero(mask)
     return {name: array.take(rows, axis=0) for name, array in split.items()}
-
-
-def _spans(ends: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n 2"]:
-    """Returns where strings that lie on end begin and end."""
-    return np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1)
 
 
 def _digits_table() -> UInt8[np.ndarray, "n 65"]:

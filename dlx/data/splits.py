@@ -1,6 +1,7 @@
 """What a split is, the laws it obeys, and how one is held out of another."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -23,6 +24,53 @@ class Examples(Protocol):
 
 
 Split = Arrays | Examples
+
+
+class Corrupt(ValueError):
+    """An example whose stored bytes are damaged; the message names the file or record."""
+
+
+class Skipping:
+    """A split read by example whose corrupt examples are skipped where it is read, and counted.
+
+    `split[index]` raises `Corrupt` as ever. What reads the whole split leaves that example out; a batch for
+    training has the next intact one in its place, so all others stay where they are, and a pass for
+    evaluation masks it. `skipped` tells why for each index skipped so far, `name` what the split is called.
+    """
+
+    def __init__(self, split: Examples, name: str):
+        """Wraps `split`; reads nothing yet."""
+        self.split, self.name = split, name
+        self.skipped: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        """Returns the number of examples, corrupt ones among them."""
+        return len(self.split)
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        """Returns one example, or raises `Corrupt`."""
+        return self.split[index]
+
+    def note(self, index: int, reason: str) -> None:
+        """Counts a skipped example and warns of it, the first time."""
+        if index not in self.skipped:
+            self.skipped[index] = reason
+            warnings.warn(
+                f"{self.name}: {reason}; skipped, {len(self.skipped):,} of {len(self):,} examples so far",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def intact(split: Examples) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (index, example) of a split read by example, without those that a `Skipping` one skips."""
+    for index in range(len(split)):
+        try:
+            yield index, split[index]
+        except Corrupt as error:
+            if not isinstance(split, Skipping):
+                raise
+            split.note(index, str(error))
 
 
 class Source(NamedTuple):
@@ -90,17 +138,19 @@ def few(split: Split, count: int, seed: int) -> Arrays:
     if isinstance(split, dict):
         rows = np.flatnonzero(drawn(split["label"], count, seed))
         return {name: array.take(rows, axis=0) for name, array in split.items()}
-    labels = np.array([int(split[index]["label"]) for index in range(len(split))])
+    labels = np.full(len(split), -1)
+    for index, example in intact(split):
+        labels[index] = int(example["label"])
     examples = [split[index] for index in np.flatnonzero(drawn(labels, count, seed)).tolist()]
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
 def drawn(labels: Int[np.ndarray, "n"], count: int, seed: int) -> Bool[np.ndarray, "n"]:
-    """Marks `count` examples of each class, drawn by `seed`; see `few`."""
+    """Marks `count` examples of each class, drawn by `seed`; see `few`. A label of -1 is of no class."""
     start = _scatter(np.array([seed % 2**64], np.uint64))
     scattered = np.argsort(_scatter(start + np.arange(len(labels), dtype=np.uint64)), kind="stable")
     mask = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
+    for label in np.unique(labels[labels != -1]):
         found = scattered[labels[scattered] == label]
         if len(found) < count:
             raise ValueError(f"{count} examples of each class were asked for; class {label} has {len(found)}")

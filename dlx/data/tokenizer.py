@@ -126,7 +126,7 @@ def from_json(text: str) -> Tokenizer:
     """
     try:
         state = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"no tokenizer: its text is not JSON ({error})") from error
     if not isinstance(state, dict) or not ("kind" in state or "model" in state):
         raise ValueError(

@@ -7,6 +7,7 @@ Fewer heads of keys and values than of queries are shared by groups of query hea
 2023).
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from dlx.layers.placement import constrain
 from dlx.layers.regularization import dropout
 
 SPAN = 64  # queries at a time where causality or a window lets whole blocks of keys be skipped
@@ -241,11 +243,35 @@ def fused(
     )
 
 
-class SelfAttention(nn.Module):
-    """Each position looks at all positions of its example, with several heads side by side.
+class Projections(nn.Module):
+    """The queries, keys and values of every head by one product, with the parameters of `flax.linen.Dense`.
 
-    One projection gives queries, keys and values, in this order along its last axis and each head by head.
+    Along the last axis of the kernel [d, 3 d] and the bias [3 d] they come in this order, each head by head.
+    Where a mesh divides the heads, the kernel is moved to them, and not the larger queries, keys and values.
     """
+
+    heads: int
+    kernel_init: Callable
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"]) -> tuple[Float[Array, "b t heads w"], ...]:
+        """Returns queries, keys and values."""
+        batch, time, width = x.shape
+        if width % self.heads:
+            raise ValueError(f"a width of {width} does not split into {self.heads} heads")
+        kernel = self.param("kernel", self.kernel_init, (width, 3 * width))
+        bias = self.param("bias", nn.initializers.zeros, (3 * width,))
+        x, kernel, bias = (jnp.asarray(array, self.dtype) for array in (x, kernel, bias))
+        kernel = constrain(kernel.reshape(width, 3, self.heads, -1), None, None, "model", None)
+        bias = constrain(bias.reshape(3, self.heads, -1), None, "model", None)
+        qkv = jax.lax.dot_general(x.reshape(-1, width), kernel, (((1,), (0,)), ((), ()))) + bias
+        query, key, value = jnp.moveaxis(qkv.reshape(batch, time, *qkv.shape[1:]), 2, 0)
+        return query, key, value
+
+
+class SelfAttention(nn.Module):
+    """Each position looks at all positions of its example, with several heads side by side."""
 
     heads: int
     dtype: str = "float32"
@@ -256,12 +282,9 @@ class SelfAttention(nn.Module):
     ) -> Float[Array, "b t d"]:
         """Returns what each position has seen."""
         batch, time, width = x.shape
-        if width % self.heads:
-            raise ValueError(f"a width of {width} does not split into {self.heads} heads")
         # Xavier's bounds (Glorot and Bengio 2010) for each of the three square matrices by itself
         square = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")
-        qkv = nn.Dense(3 * width, dtype=self.dtype, kernel_init=square, name="qkv")(x)
-        query, key, value = jnp.moveaxis(qkv.reshape(batch, time, 3, self.heads, -1), 2, 0)
+        query, key, value = Projections(self.heads, square, self.dtype, name="qkv")(x)
         seen = attend(query, key, value, mask).reshape(batch, time, width)
         xavier = nn.initializers.xavier_uniform()
         return nn.Dense(width, dtype=self.dtype, kernel_init=xavier, name="out")(seen)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from dlx.layers import winograd
+from dlx.layers.placement import parts
 
 Sides = Sequence[tuple[int, int]]  # pixels of zeros (above, below) and (left, right) of the image
 AROUND = [(1, 1), (1, 1)]
@@ -52,7 +53,8 @@ def convolve(
     On a CPU a kernel of one pixel, and one that covers more pixels than the image or the output has, is a
     matrix product: XLA computes the former's gradient slowly, and exchanges the latter's kernel and image for
     a form that its fast convolution does not have, here or in the gradient. One of 3 x 3 pixels in float32
-    is `in_tiles` there, for XLA's gradient of the kernel is slow on large images (experiments/LOG.md).
+    is `in_tiles` there, for XLA's gradient of the kernel is slow on large images (experiments/LOG.md); not
+    on a mesh of several devices, for the sums of its loop would be exchanged in every round.
     """
     if isinstance(padding, str):
         sides = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), padding)
@@ -67,7 +69,7 @@ def convolve(
     direct = functools.partial(windowed, stride=stride, sides=sides)
     if size == (1, 1) or math.prod(size) > min(rows * columns, math.prod(image)):
         other: Callable = functools.partial(multiplied, stride=stride, sides=sides)
-    elif same and stride == 1 and x.dtype == jnp.float32 and max(kernel.shape[2:]) >= 64:
+    elif same and stride == 1 and x.dtype == jnp.float32 and max(kernel.shape[2:]) >= 64 and parts() == 1:
         other = in_tiles
     else:
         return direct(x, kernel)

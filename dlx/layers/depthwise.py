@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
+from dlx.layers.placement import parts
+
 BLOCK = 1 << 18  # bytes of a gradient that are looked at together: they stay in a core's cache
 
 
@@ -57,7 +59,9 @@ def backward(stride: int, saved, gradient):
     def of_shifts(x, kernel, gradient):
         return image_gradient(x, kernel, gradient, stride), kernel_gradient(x, kernel, gradient, stride)
 
-    return jax.lax.platform_dependent(*saved, gradient, cpu=of_shifts, default=of_grouped)
+    # on a mesh with an axis more than the batch's, XLA adds up the kernel's gradient of groups too often
+    default = of_shifts if parts() > parts("data") else of_grouped
+    return jax.lax.platform_dependent(*saved, gradient, cpu=of_shifts, default=default)
 
 
 depthwise.defvjp(forward, backward)
@@ -91,8 +95,15 @@ def image_gradient(x, kernel, gradient, stride: int) -> Shaped[Array, "b h w c"]
 
 
 def kernel_gradient(x, kernel, gradient, stride: int) -> Shaped[Array, "k k 1 c"]:
-    """Returns the gradient of the kernel, summed over blocks of an image's rows that fit a core's cache."""
+    """Returns the gradient of the kernel, summed over blocks of an image's rows that fit a core's cache.
+
+    On several devices, over each device's images at once: blocks in turn would lie on one of them.
+    """
     size, (batch, rows, columns, channels) = len(kernel), gradient.shape
+    if parts() > 1:
+        pixels, wide = shifts(surrounded(x, size // 2), size, stride), gradient.astype(jnp.float32)
+        total = jnp.stack([(there * wide).sum((0, 1, 2)) for there in pixels])
+        return total.reshape(kernel.shape).astype(kernel.dtype)
     fit = max(1, BLOCK // (4 * columns * channels))
     block = max(count for count in range(1, min(fit, rows) + 1) if rows % count == 0)
     x = surrounded(x, size // 2)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dlx.core import Model, Variables
-from dlx.layers.attention import KeyValue, attend, attend_cached
+from dlx.layers.attention import KeyValue, Projections, attend, attend_cached
 from dlx.layers.dense import by_rows
 from dlx.layers.embedding import places
 from dlx.layers.regularization import dropout
@@ -66,8 +66,8 @@ class Block(nn.Module):
         def drop(y):
             return dropout(y, self.dropout, self.make_rng("dropout") if train and self.dropout else None)
 
-        qkv = dense(3 * width, name="qkv")(norm(name="norm_1")(x))
-        query, key, value = jnp.moveaxis(qkv.reshape(batch, time, 3, self.heads, -1), 2, 0)
+        projections = Projections(self.heads, nn.initializers.normal(0.02), self.dtype, name="qkv")
+        query, key, value = projections(norm(name="norm_1")(x))
         cache = None
         if past is None:
             seen = attend(query, key, value, causal=True, segments=segments)

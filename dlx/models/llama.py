@@ -100,6 +100,7 @@ class Llama(nn.Module):
     epsilon: float
     dropout: float
     tied: bool
+    remat: bool
     dtype: str
 
     @nn.compact
@@ -124,14 +125,18 @@ class Llama(nn.Module):
         positions = places(tokens, filled) if positions is None else positions
         words = nn.Embed(self.vocabulary, self.width, embedding_init=start, dtype=self.dtype, name="tokens")
         x = dropout(words(tokens), self.dropout, self.make_rng("dropout") if train and self.dropout else None)
-        layers = []
+
+        def run(block, *inputs):
+            return block(*inputs, train=train)
+
+        run, layers = nn.remat(run) if self.remat else run, []
         for layer in range(self.depth):
             attention = Attention(self.heads, self.groups, self.base, self.stretch, self.dtype, parent=None)
             block = Block(
                 attention, self.hidden, self.dropout, self.epsilon, self.dtype, name=f"block_{layer}"
             )
             past = None if cache is None else (cache.layers[layer], cache.filled)
-            x, seen = block(x, positions, segments, past, train=train)
+            x, seen = run(block, x, positions, segments, past)
             layers.append(seen)
         x = RMSNorm(self.epsilon, self.dtype, name="norm")(x)
         last = words
@@ -153,6 +158,7 @@ def llama(
     epsilon: float = 1e-5,
     dropout: float = 0.0,
     tied: bool = False,
+    remat: bool = False,
     dtype: str = "float32",
 ) -> Model:
     """Builds a decoder of Llama's form and any size; `apply` is that of `dlx.models.gpt.gpt`.
@@ -161,6 +167,8 @@ def llama(
     (None: as many as these). `hidden` is the width inside the gated layers, `base` that of the rotary
     positions, and `stretch` the fields of `dlx.layers.embedding.Stretch`, for models made for longer contexts
     by it. Logits come from a matrix of their own, or from the embedding of the tokens where it is `tied`.
+    With `remat` the gradient computes each block again from what came into it, which is all that is kept of
+    it: a third more work for a fraction of the memory.
     """
     module = Llama(
         vocabulary,
@@ -175,6 +183,7 @@ def llama(
         epsilon,
         dropout,
         tied,
+        remat,
         dtype,
     )
     return language_model(module)
@@ -204,6 +213,18 @@ SIZES: dict[str, dict[str, Any]] = {
         "hidden": 14_336,
         "base": 500_000.0,
     },
+    "3_70b": {
+        "vocabulary": 128_256,
+        "context": 8192,
+        "depth": 80,
+        "heads": 64,
+        "groups": 8,
+        "width": 8192,
+        "hidden": 28_672,
+        "base": 500_000.0,
+    },
+    "2_7b": {"context": 4096, "depth": 32, "heads": 32, "width": 4096, "hidden": 11_008},
+    "2_70b": {"context": 4096, "depth": 80, "heads": 64, "groups": 8, "width": 8192, "hidden": 28_672},
 }
 
 
@@ -220,3 +241,18 @@ def llama3_2_1b(**settings) -> Model:
 def llama3_8b(**settings) -> Model:
     """Builds Llama 3 8B: 8,030,261,248 parameters."""
     return llama(**SIZES["3_8b"] | settings)
+
+
+def llama3_70b(**settings) -> Model:
+    """Builds Llama 3 70B: 70,553,706,496 parameters."""
+    return llama(**SIZES["3_70b"] | settings)
+
+
+def llama2_7b(**settings) -> Model:
+    """Builds Llama 2 7B (Touvron et al. 2023b): 6,738,415,616 parameters."""
+    return llama(**SIZES["2_7b"] | settings)
+
+
+def llama2_70b(**settings) -> Model:
+    """Builds Llama 2 70B: 68,976,648,192 parameters."""
+    return llama(**SIZES["2_70b"] | settings)

@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,8 @@ def read_safetensors(file: Path) -> dict[str, np.ndarray]:
 
     try:
         return safetensors.numpy.load_file(file)
-    except safetensors.SafetensorError as error:
-        raise PretrainedError(f"{file} is not a whole safetensors file: {error}") from error
+    except Exception as error:  # beside its own error, of types that numpy has not, and numpy's
+        raise PretrainedError(f"{file} is not a whole safetensors file: {error!r}") from error
 
 
 def read_torch(file: Path) -> dict[str, np.ndarray]:
@@ -52,20 +53,43 @@ def read_torch(file: Path) -> dict[str, np.ndarray]:
             f"{file} is in PyTorch's format: install torch to read it, or convert it to safetensors"
         ) from error
 
+    refuse_packed(file)
     try:
         saved = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise PretrainedError(
             f"{file} holds more than tensors, and is not read for safety: {error}"
         ) from error
-    except (EOFError, RuntimeError) as error:
-        raise PretrainedError(f"{file} is not a whole file of PyTorch: {error}") from error
+    except Exception as error:  # of a damaged pickle, which may ask for anything
+        raise PretrainedError(f"{file} is not a whole file of PyTorch: {error!r}") from error
     for key in ("state_dict", "model"):
         saved = saved.get(key, saved) if isinstance(saved, dict) else saved
-    if not isinstance(saved, dict) or not all(isinstance(value, torch.Tensor) for value in saved.values()):
+    if not isinstance(saved, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in saved.items()
+    ):
         raise PretrainedError(f"{file} holds no state dict, a mapping of names to tensors")
     half = (torch.bfloat16, torch.float16)
-    return {k: (v.float() if v.dtype in half else v).detach().numpy() for k, v in saved.items()}
+    try:
+        for name, value in saved.items():
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise PretrainedError(f"{file} says that {name!r} has more numbers than it stores")
+        return {k: (v.float() if v.dtype in half else v).detach().numpy() for k, v in saved.items()}
+    except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, quantized, complex and the like
+        raise PretrainedError(f"{file} holds tensors that are no plain arrays: {error}") from error
+
+
+def refuse_packed(file: Path) -> None:
+    """Refuses a zip file of compressed members, which PyTorch's never are: they grow without bounds."""
+    with file.open("rb") as stream:
+        if stream.read(4) != b"PK\x03\x04":  # as PyTorch tells
+            return
+    try:
+        with zipfile.ZipFile(file) as packed:
+            whole = all(info.compress_type == zipfile.ZIP_STORED for info in packed.infolist())
+    except Exception as error:  # of a damaged directory
+        raise PretrainedError(f"{file} is not a whole file of PyTorch: {error!r}") from error
+    if not whole:
+        raise PretrainedError(f"{file} is compressed, which no file that PyTorch saves is; it is not read")
 
 
 READERS = {".safetensors": read_safetensors, ".pth": read_torch, ".pt": read_torch, ".bin": read_torch}

@@ -18,6 +18,7 @@ def add_arguments(parser) -> None:
         "Ctrl-D ends",
     )
     commands.add_data(parser)
+    commands.add_mesh(parser)
 
 
 def run(arguments) -> int:
@@ -29,16 +30,16 @@ def run(arguments) -> int:
 
     import jax
 
-    from dlx import sharding
     from experiments import runs
 
     workdirs = runs.parts(arguments.workdir)
-    with jax.set_mesh(sharding.mesh()):
+    mesh, fsdp = commands.place(arguments)
+    with jax.set_mesh(mesh):
         if arguments.prompt is None and not arguments.chat:
             for workdir in workdirs:
-                draw(*runs.restore(workdir), workdir)
+                draw(*runs.restore(workdir, fsdp), workdir)
             return 0
-        config, run, _, variables = runs.restore(workdirs[-1])
+        config, run, _, variables = runs.restore(workdirs[-1], fsdp)
         if not hasattr(run.experiment, "reply"):
             raise ValueError(
                 f"{config.experiment} has no replies: --prompt and --chat are for runs of language models; "

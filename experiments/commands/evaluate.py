@@ -6,10 +6,12 @@ from experiments import commands
 
 
 def add_arguments(parser) -> None:
-    """Adds --workdir, --json and the places of data."""
+    """Adds --workdir, --json, the places of data, the mesh, and several processes."""
     commands.add_workdir(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     commands.add_data(parser)
+    commands.add_mesh(parser)
+    commands.add_processes(parser)
 
 
 def run(arguments) -> None:
@@ -17,15 +19,17 @@ def run(arguments) -> None:
 
     Of a run in stages, that is the last one.
     """
-    commands.start(arguments)
-
     import jax
 
-    from dlx import report, sharding
+    jax.config.update("jax_enable_preemption_service", False)  # SIGTERM ends it: there is nothing to save
+    commands.start(arguments)
+
+    from dlx import report
     from experiments import runs
 
-    _, run, step, variables = runs.restore(runs.parts(arguments.workdir)[-1])
-    with jax.set_mesh(sharding.mesh()):
+    mesh, fsdp = commands.place(arguments)
+    with jax.set_mesh(mesh):
+        _, run, step, variables = runs.restore(runs.parts(arguments.workdir)[-1], fsdp)
         found = {name: dict(evaluate(variables)) for name, evaluate in run.task.evaluators.items()}
     if arguments.json:
         print(json.dumps({"step": step} | found))

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from experiments.commands import reproduce, sweep
+from experiments.commands import reproduce
+from experiments.sweeping import drawing
 
 CONFIGS = Path("configs")
 
@@ -45,7 +46,7 @@ def table(rows: list[dict]) -> list[str]:
         metric = published.get("metric") or (measured or {}).get("metric", "")
         found = "unmeasured"
         if measured:
-            found = sweep.extent(measured) if "rows" in measured else reproduce.value(measured)
+            found = drawing.extent(measured) if "rows" in measured else reproduce.value(measured)
             found += f" (n={len(measured['seeds'])})"
         value = f"{published['value']:g}" if published else "none"
         cells.append((row["config"], row["application"], metric, value, found))

@@ -7,8 +7,9 @@ on this machine.
 import json
 from pathlib import Path
 
-from experiments.commands import reproduce, sweep
+from experiments.commands import reproduce
 from experiments.commands.reproduce import RESULTS, value
+from experiments.sweeping import drawing
 
 README = Path("README.md")
 SPEED = RESULTS / "speed"  # what `benchmark --json` wrote, one file per question
@@ -86,7 +87,7 @@ def accuracies() -> str:
                 file.parent.name,
                 f"[{file.stem}](configs/{file.parent.name}/{file.stem.partition('-')[0]}.py)",
                 result["metric"],
-                sweep.extent(result) if "rows" in result else value(result),
+                drawing.extent(result) if "rows" in result else value(result),
                 str(len(result["seeds"])),
                 f"{published['value']:g} ({published['source']})" if published else "",
                 f"[curves]({file.with_suffix('.png')})" if "rows" in result else reproduce.judged(result),

@@ -1,6 +1,5 @@
 """Train a config, or resume its workdir."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,10 +7,12 @@ from experiments import commands
 
 
 def add_arguments(parser) -> None:
-    """Adds --config, --workdir and the places of data."""
+    """Adds --config, --workdir, the places of data, the mesh, and several processes."""
     commands.add_config(parser)
     commands.add_workdir(parser)
     commands.add_data(parser)
+    commands.add_mesh(parser)
+    commands.add_processes(parser)
 
 
 def run(arguments) -> None:
@@ -23,6 +24,7 @@ def run(arguments) -> None:
 
     from experiments import runs
 
+    place = commands.place(arguments)
     config = runs.single(config)
     runs.check(arguments.workdir, config)
     stages = runs.stages(config)
@@ -30,52 +32,55 @@ def run(arguments) -> None:
         runs.check(arguments.workdir / name, stage)
     for name, stage in stages:
         if name:
-            print(f"stage {name}", file=sys.stderr)
+            commands.tell(f"stage {name}")
         if name != stages[-1][0] and runs.finished(arguments.workdir / name, stage):
             continue
-        fit(stage, arguments.workdir / name, lambda: runs.claim(arguments.workdir, config))
+        fit(stage, arguments.workdir / name, lambda: runs.claim(arguments.workdir, config), *place)
 
 
-def fit(config, workdir: Path, claim: Callable[[], None]) -> None:
+def fit(config, workdir: Path, claim: Callable[[], None], mesh, fsdp: int | None) -> None:
     """Trains one run to the last step of its plan, then measures the test data once.
 
     `claim()` is called when all is built: what fails before leaves no workdir.
     """
     import jax
 
-    from dlx import optimizers, report, sharding, train
+    from dlx import optimizers, preemption, report, sharding, train
     from experiments import runs
 
-    run = runs.build(config, workdir)
-    mesh = sharding.mesh()
+    with jax.set_mesh(mesh):
+        run = runs.build(config, workdir)
     evaluators = dict(run.task.evaluators)
     test = evaluators.pop("test", None)  # the test data is measured once, after training
 
     with report.opened(workdir, run.plan.steps) as reports:
 
         def begin(start, layout, compiled):
-            print(report.summary(layout, compiled, mesh, run.experiment.describe(config)), file=sys.stderr)
+            commands.tell(report.summary(layout, compiled, mesh, run.experiment.describe(config)))
             if start:
-                print(f"resuming {workdir} at step {start}", file=sys.stderr)
+                commands.tell(f"resuming {workdir} at step {start}")
             claim()
             runs.claim(workdir, config)
             reports.resume(start)
 
-        state = train.fit(
-            run.task._replace(evaluators=evaluators),
-            run.optimizer,
-            run.plan,
-            seed=config.seed,
-            mesh=mesh,
-            workdir=workdir,
-            write=reports.write,
-            view=optimizers.averaged,
-            begin=begin,
-            given=run.given,
-        )
+        with preemption.noticed() as stop:
+            state = train.fit(
+                run.task._replace(evaluators=evaluators),
+                run.optimizer,
+                run.plan,
+                seed=config.seed,
+                mesh=mesh,
+                fsdp=fsdp,
+                workdir=workdir,
+                write=reports.write,
+                view=optimizers.averaged,
+                begin=begin,
+                given=run.given,
+                stop=stop,
+            )
         if test is not None:
             with jax.set_mesh(mesh):
-                found = test(optimizers.averaged(state))
+                found = test(sharding.gather(optimizers.averaged(state)))
             reports.write(run.plan.steps, "test", found)
     if test is not None:
         print(f"test after {run.plan.steps} steps", report.table(found), sep="\n")

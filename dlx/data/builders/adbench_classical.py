@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from dlx.data.builders import BUILDERS, files
+from dlx.data.builders import BUILDERS, archive, files
 from dlx.data.builders.anomaly_sets import CLASSICAL, SIZES
 
+LIMIT = 2**29  # bytes of numbers that one set may unpack to
 RAW = files.registered("https://raw.githubusercontent.com/Minqi824/ADBench/")
 
 
@@ -60,11 +61,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Returns numbers float32 [n, d] and labels int64 [n]; a ValueError names a file that holds no such."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            x, label = archive["X"], archive["y"]
-    except (KeyError, OSError, ValueError) as error:
-        raise ValueError(f"{path} holds no plain arrays X and y: {error}") from error
+    members = archive.read(path, r"([Xy]\.npy)", LIMIT)
+    if len(members) < 2:
+        raise ValueError(f"{path} holds no arrays X and y; it holds {list(members)}")
+    x, label = (archive.array(members[f"{name}.npy"], f"{name} of {path}") for name in ("X", "y"))
     if x.ndim != 2 or label.reshape(-1).shape != x.shape[:1] or x.dtype.kind not in "fiu":
         raise ValueError(f"{path}: X is {x.dtype} {x.shape} and y is {label.shape}; expected [n, d] and [n]")
     if not np.isfinite(x).all() or not np.isin(label, (0, 1)).all():

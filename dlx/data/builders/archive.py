@@ -1,14 +1,32 @@
-"""Folders of files in any container, and a digest of what they hold rather than of how it is packed."""
+"""Folders of files in any container, and a digest of what they hold rather than of how it is packed.
+
+Containers come from elsewhere, so nothing is unpacked to disk, where names such as ../x or links would lead
+out of the folder, nothing is unpickled, and no more memory is asked for than the bytes that are there need.
+"""
 
 import functools
 import hashlib
+import io
 import lzma
+import math
 import re
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import numpy as np
+
+BROKEN = (  # how the readers of containers complain
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    OSError,
+    RuntimeError,  # of members under a password, or packed in a way that Python does not know
+)
 
 
 def read(path: Path, pattern: str, limit: int) -> dict[str, bytes]:
@@ -30,7 +48,7 @@ def read(path: Path, pattern: str, limit: int) -> dict[str, bytes]:
                 fault = "twice" if match[1] in members else f"beyond the {limit:,} bytes that are expected"
                 raise ValueError(f"{path} holds {match[1]} {fault}")
             members[match[1]] = load()
-    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+    except BROKEN as error:
         raise ValueError(f"{path} is damaged or unreadable: {error}") from error
     return dict(sorted(members.items()))
 
@@ -60,3 +78,27 @@ def digest(members: dict[str, bytes]) -> str:
     """Returns the SHA-256 over the lines `<sha256 of the bytes>  <name>`, sorted by name, in hexadecimal."""
     lines = (f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(members.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def array(data: bytes | bytearray, name: str) -> np.ndarray:
+    """Returns the array of a .npy file: a view of its bytes, of which there must be as many as its head says.
+
+    Raises a ValueError for anything else. Arrays of objects, which would be unpickled, are refused.
+    """
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"its version is {version}")
+        head = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+        shape, columns_first, kind = head(stream)
+    except Exception as error:  # the head is a literal of Python, whose parser complains in many ways
+        raise ValueError(f"{name} is no intact array: {error}") from error
+    size, there = math.prod(shape) * kind.itemsize, len(data) - stream.tell()
+    if kind.hasobject or not kind.itemsize or min(shape, default=0) < 0 or size != there:
+        raise ValueError(
+            f"{name} is no plain array: its head says {kind} of shape {shape}, {size:,} bytes, and there are "
+            f"{there:,}"
+        )
+    flat = np.frombuffer(data, kind, offset=stream.tell(), count=math.prod(shape))
+    return flat.reshape(shape, order="F" if columns_first else "C")

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dlx.data.builders import BUILDERS, Builder, files
-from dlx.data.splits import Arrays
+from dlx.data.builders import BUILDERS, Builder, archive, files
+from dlx.data.splits import Arrays, Corrupt
 
 
 class Prepared(NamedTuple):
@@ -155,13 +155,31 @@ def _read(builder: Builder) -> dict[str, Arrays]:
         source = made.as_data_source(split, decoders=skip or None)
         columns: dict[str, list] = {}
         for start in range(0, len(source), 1000):
-            for example in source.__getitems__(range(start, min(start + 1000, len(source)))):
+            for example in _records(
+                source, start, min(start + 1000, len(source)), f"{split} of {builder.name}"
+            ):
                 for name, value in example.items():
                     columns.setdefault(name, []).append(value)
         splits[split] = {
             key: array for name, column in columns.items() for key, array in _column(name, column)
         }
     return splits
+
+
+def _records(source: Any, start: int, stop: int, name: str) -> Any:
+    """Returns records `start` to `stop` of a split; raises `Corrupt` that says which of them is damaged."""
+    try:
+        return source.__getitems__(range(start, stop))
+    except Exception as error:  # of array_record and protobuf, which have no family of errors
+        for index in range(start, stop):
+            try:
+                source[index]
+            except Exception as first:
+                raise Corrupt(
+                    f"record {index} of {name} is damaged: {first}; remove that folder of {data_dir()}, "
+                    "and the set is prepared again from its raw files"
+                ) from error
+        raise
 
 
 def _column(name: str, values: list) -> Iterator[tuple[str, np.ndarray]]:
@@ -199,6 +217,14 @@ def _replace(path: Path, data: bytes) -> None:
             partial.unlink()
 
 
+def _bytes(path: Path) -> bytearray:
+    """Returns the bytes of a file, as a buffer whose arrays can be written to."""
+    data = bytearray(path.stat().st_size)
+    with path.open("rb") as stream:
+        stream.readinto(data)
+    return data
+
+
 def _load(folder: Path) -> dict[str, Arrays] | None:
     """Reads what `_save` wrote; None if it is missing or any byte of an array has changed."""
     try:
@@ -207,8 +233,8 @@ def _load(folder: Path) -> dict[str, Arrays] | None:
         for split, sums in manifest.items():
             splits[split] = {}
             for name, expected in sums.items():
-                array = np.load(folder / f"{split}.{name}.npy", allow_pickle=False)
-                if zlib.crc32(memoryview(array)) != expected:
+                array = archive.array(_bytes(folder / f"{split}.{name}.npy"), name)
+                if zlib.crc32(np.ascontiguousarray(array).data) != expected:
                     return None
                 splits[split][name] = array
     except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError):

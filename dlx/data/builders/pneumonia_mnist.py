@@ -5,7 +5,6 @@ by its bytes or by its images, and the examples are written in an order that dep
 """
 
 import hashlib
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ def examples(path: Path) -> dict[str, UInt8[np.ndarray, "_ 785"]]:
         for name, width in ((f"{STEMS[split]}_images.npy", 784), (f"{STEMS[split]}_labels.npy", 1)):
             if name not in members:
                 raise ValueError(f"{path} does not hold {name}")
-            array = np.load(io.BytesIO(members[name]), allow_pickle=False)
+            array = archive.array(members[name], f"{name} of {path}")
             if array.dtype != np.uint8 or array.size != count * width:
                 raise ValueError(
                     f"{path} holds {name} of {array.dtype} and shape {array.shape}; "
