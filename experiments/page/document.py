@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from experiments.commands import report, reproduce, sweep
+from experiments.commands import report, reproduce
 from experiments.page import compare, drawing
 from experiments.page.compare import Ratio
+from experiments.sweeping import drawing as sweep_drawing
 
 HERE = Path(__file__).parent
 LIMIT = 1_900_000  # bytes of a page; pictures that would go beyond are left out, and the page says so
@@ -208,14 +209,14 @@ def swept(results: Mapping[Path, Mapping]) -> str:
     """Returns the pictures of sweeps with their tables."""
     cards = []
     for file, result in results.items():
-        table = escape("\n".join(sweep.table(result)))
+        table = escape("\n".join(sweep_drawing.table(result)))
         inside = "".join(
             picture(
                 drawn, f"{file.stem.replace('_', ' ')}: {result['metric']} by setting, as in the table below"
             )
             for drawn in beside(file)
         )
-        caption = f"<b>{words(file.stem)}</b>, {len(result['seeds'])} seeds, {sweep.extent(result)}"
+        caption = f"<b>{words(file.stem)}</b>, {len(result['seeds'])} seeds, {sweep_drawing.extent(result)}"
         numbers = f'<details><summary>numbers</summary><pre class="scroll">{table}</pre></details>'
         cards.append(f"<figure {marked(file)}>{inside}<figcaption>{caption}{numbers}</figcaption></figure>")
     about = "One setting varied, everything else alike, over seeds."
