@@ -8,6 +8,7 @@ import pytest
 
 from experiments.commands import faults
 
+
 # TensorStore answers reads that fail after Orbax has closed the event loop that asked.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_what_machines_do_to_a_run_loses_nothing(tmp_path):
