@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dlx.layers.placement import constrain
+from dlx.layers.placement import constrain, parts
 from dlx.layers.regularization import dropout
 
 SPAN = 64  # queries at a time where causality or a window lets whole blocks of keys be skipped
@@ -263,10 +263,12 @@ class Projections(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (width, 3 * width))
         bias = self.param("bias", nn.initializers.zeros, (3 * width,))
         x, kernel, bias = (jnp.asarray(array, self.dtype) for array in (x, kernel, bias))
-        kernel = constrain(kernel.reshape(width, 3, self.heads, -1), None, None, "model", None)
-        bias = constrain(bias.reshape(3, self.heads, -1), None, "model", None)
-        qkv = jax.lax.dot_general(x.reshape(-1, width), kernel, (((1,), (0,)), ((), ()))) + bias
-        query, key, value = jnp.moveaxis(qkv.reshape(batch, time, *qkv.shape[1:]), 2, 0)
+        if parts("model") > 1:
+            kernel = constrain(kernel.reshape(width, 3, self.heads, -1), None, None, "model", None)
+            bias = constrain(bias.reshape(3, self.heads, -1), None, "model", None)
+        qkv = jax.lax.dot_general(x.reshape(-1, width), kernel, (((1,), (0,)), ((), ())))
+        qkv = qkv.reshape(batch, time, *kernel.shape[1:]) + bias
+        query, key, value = jnp.moveaxis(qkv.reshape(batch, time, 3, self.heads, -1), 2, 0)
         return query, key, value
 
 
