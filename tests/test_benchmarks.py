@@ -57,6 +57,18 @@ def test_loop_compares_fit_with_the_bare_step(tmp_path, capsys):
 
 
 @needs_torch
+def test_checkpoints_compare_saves_and_restores_with_torch(tmp_path, capsys):
+    printed, rows = measured("checkpoints", tmp_path, capsys, repeats=2)
+    assert [row["what"].split(", ")[1] for row in rows] == [
+        "until training goes on",
+        "until written",
+        "restored and verified",
+    ]
+    stall, written, _ = (row["median"]["dlx"] for row in rows)
+    assert stall <= written and "of the save" in printed
+
+
+@needs_torch
 def test_input_compares_arrays_and_jpegs_with_every_loader(tmp_path, capsys):
     printed, rows = measured("input", tmp_path, capsys, repeats=1)
     loaders = ["DataLoader, 0 workers", "DataLoader, 2 workers"]

@@ -11,12 +11,14 @@ QUESTIONS = {
     "loop": "what the training loop costs beyond the bare jitted step",
     "input": "examples per second out of the input pipeline, against torch's DataLoader",
     "startup": "from command to first step and to the finished digits run, against a plain PyTorch script",
+    "checkpoints": "how long saves hold training up, and restores take, against torch.save and torch.load",
     "models": "training step, forward pass, compilation and memory of each family of models, against PyTorch",
 }
 SMOKE = {
     "loop": {"milliseconds": (5,), "seconds": 0.05, "batch": 32},
     "input": {"smoke": True},
     "startup": {"path": commands.DEFAULT + ":smoke", "caches": ("empty",)},
+    "checkpoints": {"megabytes": (1,)},
     "models": {"smoke": True, "variants": ("eager",), "threads": 1},
 }
 OF_MODELS = ("only", "variants", "seconds", "dtype", "profile")

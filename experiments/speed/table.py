@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+Measured = TypeVar("Measured")
 HOME = Path(__file__).resolve().parent.parent.parent
 
 
@@ -49,11 +50,11 @@ class Found(NamedTuple):
     details: Sequence[Mapping] = ()
 
 
-def in_turns(repeats: int, sides: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Calls every side once, in order, `repeats` times over, and returns the numbers of each."""
+def in_turns(repeats: int, sides: Mapping[str, Callable[[], Measured]]) -> dict[str, list[Measured]]:
+    """Calls every side once, in order, `repeats` times over, and returns what each measured."""
     if repeats < 1:
         raise ValueError(f"--repeats={repeats}; at least 1 is needed")
-    numbers: dict[str, list[float]] = {name: [] for name in sides}
+    numbers: dict[str, list[Measured]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, side in sides.items():
             numbers[name].append(side())
