@@ -50,6 +50,12 @@ def mesh(shape: Mapping[str, int] | None = None, devices=None) -> Mesh:
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
+def current() -> Mesh:
+    """Returns the mesh of `jax.set_mesh`, or one of all devices where none is set."""
+    found = jax.sharding.get_mesh()
+    return mesh() if found.empty else found
+
+
 def parsed(text: str) -> dict[str, int]:
     """Returns the shape of a mesh that is written as "data=4,model=2"; "" is all devices along "data"."""
     pairs = [part.partition("=") for part in text.split(",") if part]

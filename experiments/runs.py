@@ -226,7 +226,7 @@ def trained(workdir: Path, config: str) -> Variables:
     opt_state = jax.eval_shape(optimizer(before).init, variables.params)
     layout = {"step": shapes["step"], "variables": variables, "opt_state": opt_state}
     with checkpoint.store(workdir) as store:
-        state = store.restore(sharding.layout(TrainState(**layout), sharding.mesh()))
+        state = store.restore(sharding.layout(TrainState(**layout), sharding.current()))
     if state is None:
         raise ConfigError(f"init.from: the checkpoints of {workdir} went away while they were read")
     return jax.device_get(optimizers.averaged(state))
@@ -292,10 +292,9 @@ def restore(workdir: Path, fsdp: int | None = None) -> tuple[Any, Run, int, Vari
     run = build(config)
     files(workdir, config)
     init = train.make_init(run.task, run.optimizer)
-    mesh = jax.sharding.get_mesh()
-    mesh = sharding.mesh() if mesh.empty else mesh
+    shapes = jax.eval_shape(init, jax.random.key(0))
     with checkpoint.store(workdir) as store:
-        state = store.restore(sharding.layout(jax.eval_shape(init, jax.random.key(0)), mesh, fsdp=fsdp))
+        state = store.restore(sharding.layout(shapes, sharding.current(), fsdp=fsdp))
     if state is None:
         raise ConfigError(f"{workdir} has no checkpoint yet; train it first")
     return config, run, int(state.step), sharding.gather(optimizers.averaged(state))
