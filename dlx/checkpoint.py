@@ -8,6 +8,7 @@ that names it. Of several processes each reads its own part, and all agree on wh
 
 import contextlib
 import json
+import math
 import shutil
 import warnings
 import zlib
@@ -39,32 +40,46 @@ KINDS = (Damaged, CheckpointError)  # what processes agree on, the gravest last
 class Store(NamedTuple):
     """The checkpoints of one workdir.
 
-    `restore(layout)` returns the newest intact state, placed as `layout` (a tree of ShapeDtypeStruct with
-    shardings) says, or None when nothing was ever saved. `save(step, state)` starts an asynchronous save.
+    `restore(layout, best=False)` returns the newest intact state, or the best one, placed as `layout` (a tree
+    of ShapeDtypeStruct with shardings) says, or None when nothing was ever saved. `save(step, state,
+    score=None)` starts an asynchronous save; a score says that no step before it was as good.
+    `best(step)` returns the score of the best one up to a step, minus infinity where there is none.
     """
 
-    restore: Callable[[TrainState], TrainState | None]
-    save: Callable[[int, TrainState], None]
+    restore: Callable[..., TrainState | None]
+    save: Callable[..., None]
+    best: Callable[[int], float]
 
 
 @contextlib.contextmanager
 def store(workdir: str | Path | None, keep: int = 2) -> Iterator[Store]:
-    """Opens `workdir/checkpoints`, of which the newest `keep` steps are kept; None saves nothing.
+    """Opens `workdir/checkpoints`, which keeps the newest `keep` steps and the best; None saves nothing.
 
     Nothing is written before the first save. Leaving the context waits for the last save. Raises
     CheckpointError when the directory holds files that are not dlx's, which stay untouched.
     """
     if workdir is None:
-        yield Store(lambda layout: None, lambda step, state: None)
+        yield Store(
+            lambda layout, best=False: None, lambda step, state, score=None: None, lambda step: -math.inf
+        )
         return
     root = Path(workdir).resolve() / "checkpoints"
     agreed(lambda: refuse_foreign(root), *KINDS)
     damaged: list[Path] = []
     good: list[int] = []  # the step that was restored
+    marked: list[int] = []  # the best step, once the store knows of one
     manager: list = []  # opened by the first save
 
-    def restore(layout):
-        for name in told(lambda: [path.name for path in steps(root)], *KINDS):
+    def best(step):
+        found = told(lambda: scored(root, step), *KINDS)
+        marked[:] = [number for number, _ in found[:1]]
+        return found[0][1] if found else -math.inf
+
+    def names(best):
+        return [str(step) for step, _ in scored(root)[:1]] if best else [path.name for path in steps(root)]
+
+    def restore(layout, best=False):
+        for name in told(lambda: names(best), *KINDS):
             path = root / name
             try:
                 state = load(path, layout)
@@ -75,21 +90,24 @@ def store(workdir: str | Path | None, keep: int = 2) -> Iterator[Store]:
                 warnings.warn(f"{error}; it is passed over", RuntimeWarning, stacklevel=2)
         if damaged:
             raise CheckpointError(
-                f"every checkpoint under {root} is damaged: {', '.join(path.name for path in damaged)}; "
+                f"{'the best' if best else 'every'} checkpoint under {root} is damaged: "
+                f"{', '.join(path.name for path in damaged)}; "
                 "start again in another workdir, or move that directory away"
             )
         return None
 
-    def save(step, state):
+    def save(step, state, score=None):
         with explained(root, step):
             if not manager:
                 first = jax.process_index() == 0
                 agreed(lambda: prepare(root, damaged, max(good, default=0)) if first else None, *KINDS)
-                manager.append(open_manager(root, keep))
-            write(manager[0], step, state)
+                manager.append(open_manager(root, keep, marked))
+            if score is not None:
+                marked[:] = [step]
+            write(manager[0], step, state, score)
 
     try:
-        yield Store(restore, save)
+        yield Store(restore, save, best)
     finally:
         if manager:
             with explained(root, None):
@@ -106,9 +124,20 @@ def shapes(workdir: str | Path) -> dict[str, jax.ShapeDtypeStruct]:
         with contextlib.suppress(Damaged):
             return {
                 name: jax.ShapeDtypeStruct(tuple(entry["shape"]), jax.numpy.dtype(entry["dtype"]))
-                for name, entry in manifest(path).items()
+                for name, entry in manifest(path).leaves.items()
             }
     return {}
+
+
+def scored(root: Path, last: int | None = None) -> list[tuple[int, float]]:
+    """Returns the steps, up to `last`, that were the best when they were saved, with their scores.
+
+    The best comes first, which is the newest, for each was better than those before it. Raises Damaged where
+    a manifest cannot be read, for its step might be the best.
+    """
+    held = [path for path in steps(root) if complete(path) and (last is None or int(path.name) <= last)]
+    found = [(int(path.name), manifest(path).score) for path in held]
+    return [(step, score) for step, score in found if score is not None]
 
 
 def refuse_foreign(root: Path) -> None:
@@ -148,21 +177,29 @@ class Manifest(dict):
     """What a checkpoint holds; the sums are waited for as Orbax writes it, when `save` has long returned."""
 
     def items(self):
-        """Returns the leaves, {path: {"shape", "dtype", "sum"}}, and the check of their text."""
+        """Returns the leaves, {path: {"shape", "dtype", "sum"}}, the score, and the check of their text."""
         held = {path: entry | {"sum": checksums.text(entry["sum"])} for path, entry in self["leaves"].items()}
-        return [("leaves", held), ("crc32", check(held))]
+        return [("leaves", held), ("score", self["score"]), ("crc32", check(held, self["score"]))]
 
 
-def check(held: dict) -> int:
-    """Returns the CRC-32 of the leaves of a manifest, as JSON."""
-    return zlib.crc32(json.dumps(held, sort_keys=True).encode())
+class Contents(NamedTuple):
+    """What a manifest says: the leaves, {path: {"shape", "dtype", "sum"}}, and the score or None."""
+
+    leaves: dict[str, dict]
+    score: float | None
 
 
-def manifest(path: Path) -> dict[str, dict]:
-    """Returns what a step holds, {path: {"shape", "dtype", "sum"}}; raises Damaged."""
+def check(held: dict, score: float | None) -> int:
+    """Returns the CRC-32 of the leaves and the score of a manifest, as JSON."""
+    return zlib.crc32(json.dumps(held if score is None else [held, score], sort_keys=True).encode())
+
+
+def manifest(path: Path) -> Contents:
+    """Returns what a step holds; raises Damaged."""
     try:
         found = json.loads((path / "manifest" / "metadata").read_text())
-        held, sound = found["leaves"], found["crc32"] == check(found["leaves"])
+        held, score = found["leaves"], found.get("score")
+        sound = found["crc32"] == check(held, score) and (score is None or math.isfinite(score))
         for entry in held.values():
             jax.ShapeDtypeStruct(tuple(map(int, entry["shape"])), jax.numpy.dtype(entry["dtype"]))
             str(entry["sum"])
@@ -170,10 +207,10 @@ def manifest(path: Path) -> dict[str, dict]:
         raise Damaged(f"checkpoint {path} has no readable manifest: {error!r}") from error
     if not sound:
         raise Damaged(f"checkpoint {path} has a manifest that fails its own checksum")
-    return held
+    return Contents(held, score)
 
 
-def write(manager, step: int, state: TrainState) -> None:
+def write(manager, step: int, state: TrainState, score: float | None) -> None:
     """Starts the asynchronous save of `state`, with its manifest, as `step`."""
     import orbax.checkpoint as ocp
 
@@ -184,7 +221,7 @@ def write(manager, step: int, state: TrainState) -> None:
         for path, leaf in found.items()
     }
     items = ocp.args.Composite(
-        state=ocp.args.StandardSave(state), manifest=ocp.args.JsonSave(Manifest(leaves=held))
+        state=ocp.args.StandardSave(state), manifest=ocp.args.JsonSave(Manifest(leaves=held, score=score))
     )
     manager.save(step, args=items, force=True)
 
@@ -207,11 +244,24 @@ def prepare(root: Path, damaged: list[Path], newest: int) -> None:
             path.rename(next(root / name for name in names if not (root / name).exists()))
 
 
-def open_manager(root: Path, keep: int):
-    """Returns Orbax's manager of `root`, which keeps the newest `keep` steps."""
+class Kept(NamedTuple):
+    """Tells Orbax which checkpoints stay: the newest, so many, and those of the steps that are `marked`."""
+
+    newest: int
+    marked: list[int]
+
+    def should_preserve(self, checkpoints, *, context):
+        """Returns for each checkpoint, in the order of their steps, whether it stays."""
+        first = len(checkpoints) - self.newest
+        return [index >= first or found.step in self.marked for index, found in enumerate(checkpoints)]
+
+
+def open_manager(root: Path, keep: int, marked: list[int]):
+    """Returns Orbax's manager of `root`, which keeps the newest `keep` steps and those that are `marked`."""
     import orbax.checkpoint as ocp
 
-    return ocp.CheckpointManager(root, options=ocp.CheckpointManagerOptions(max_to_keep=keep))
+    options = ocp.CheckpointManagerOptions(preservation_policy=Kept(keep, marked))
+    return ocp.CheckpointManager(root, options=options)
 
 
 def compare(path: Path, expected: dict, layout: TrainState) -> None:
@@ -245,7 +295,7 @@ def read(path: Path, layout: TrainState) -> tuple[TrainState, dict[str, dict]]:
     """Returns this process's part of a step, and the manifest, waiting for no other process."""
     import orbax.checkpoint as ocp
 
-    expected, process = manifest(path), jax.process_index()
+    expected, process = manifest(path).leaves, jax.process_index()
     compare(path, expected, layout)
     alone = ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
     try:

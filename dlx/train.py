@@ -105,6 +105,7 @@ def fit(
     view: Callable[[TrainState], Variables] = lambda state: state.variables,
     begin: Callable = lambda start, layout, compiled: None,
     given: Callable[[Variables], Mapping[str, Any]] = lambda shapes: NOTHING,
+    score: Callable[[Mapping[str, Mapping[str, float]]], float] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> TrainState:
     """Trains `task` for `plan.steps` updates in all, resuming from `workdir` if it can.
@@ -115,6 +116,8 @@ def fit(
     variables that shall not be drawn; `shapes` are all of them. Without a `mesh` the batch is divided among
     all devices; with `fsdp` arrays of at least so many elements are too, see `sharding.layout`. Without a
     `workdir` nothing is saved, and only one process at a time trains in one (`lock.held`).
+    With a `score` of what the evaluators said, {name: {metric: float}}, the state of which it is highest is
+    saved too, and stays; `checkpoint.store(workdir)` finds it.
     `stop()` is asked after every call of the devices (`preemption.noticed`, say); when it is true the run
     saves its state and raises Stopped. A step whose metrics are not finite raises NonFiniteError, some calls
     later, but before anything of it is saved.
@@ -165,7 +168,7 @@ def fit(
                 if log:
                     write(done, "train", metrics.summarize(report))
 
-        done = start
+        done, best = start, -math.inf if score is None else store.best(start)
         while done < plan.steps:
             before, done = done, plan.until(done)
             state, report = compiled(state, *arguments([task.batch(step) for step in range(before, done)]))
@@ -175,10 +178,14 @@ def fit(
             settle(0 if evaluate or save or stopping else AHEAD)
             if evaluate:
                 seen = sharding.gather(view(state))
-                for name, evaluator in task.evaluators.items():
-                    write(done, name, evaluator(seen))
-            if save or stopping:
-                store.save(done, state)
+                found = {name: evaluator(seen) for name, evaluator in task.evaluators.items()}
+                for name, values in found.items():
+                    write(done, name, values)
+            better = evaluate and score is not None and score(found) > best
+            if better and score is not None:
+                best = score(found)
+            if save or stopping or better:
+                store.save(done, state, best if better else None)
             if stopping:
                 raise Stopped(done)
     return state

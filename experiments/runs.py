@@ -126,11 +126,11 @@ def begins(config) -> dict:
 def initial(config, shapes: Variables, workdir: Path = Path()) -> dict[str, Any]:
     """Returns the leaves, by path, that a run takes from elsewhere, as `config.init` says; {} without it.
 
-    `init` has these fields: "from", the workdir of an earlier run (its newest intact checkpoint, averaged
-    where that run averages) or a file (.safetensors, .pth) of torchvision's or timm's weights for the
-    architecture `config.model.name`; "stage", in the place of "from", the name of an earlier stage of the
-    same run, whose workdir lies beside `workdir`; "library", which of the two, where both know it;
-    "new_head", true to leave the classifier as drawn; "freeze", patterns that join `optimizer.freeze`;
+    `init` has these fields: "from", the workdir of an earlier run (what it results in, see `result`) or a
+    file (.safetensors, .pth) of torchvision's or timm's weights for the architecture `config.model.name`;
+    "stage", in the place of "from", the name of an earlier stage of the same run, whose workdir lies beside
+    `workdir`; "library", which of the two, where both know it; "new_head", true to leave the classifier as
+    drawn; "freeze", patterns that join `optimizer.freeze`;
     "config", what the workdir is trained with, for the message when it is missing.
 
     The state comes along: batch statistics, and the scaling of the images, so that what is fed to the weights
@@ -226,7 +226,8 @@ def trained(workdir: Path, config: str) -> Variables:
     opt_state = jax.eval_shape(optimizer(before).init, variables.params)
     layout = {"step": shapes["step"], "variables": variables, "opt_state": opt_state}
     with checkpoint.store(workdir) as store:
-        state = store.restore(sharding.layout(TrainState(**layout), sharding.current()))
+        placed = sharding.layout(TrainState(**layout), sharding.current())
+        state = store.restore(placed, best="best" in before)
     if state is None:
         raise ConfigError(f"init.from: the checkpoints of {workdir} went away while they were read")
     return jax.device_get(optimizers.averaged(state))
@@ -282,19 +283,49 @@ def files(workdir: Path, config) -> dict[str, str]:
     return kept
 
 
-def restore(workdir: Path, fsdp: int | None = None) -> tuple[Any, Run, int, Variables]:
-    """Returns the config, the run, the newest checkpoint's step, and its variables to evaluate.
+def rating(config) -> Callable[[Mapping[str, Mapping[str, float]]], float] | None:
+    """Returns what tells how good a step is, of what the evaluators said, as `config.best` has it.
 
-    They lie on the mesh of `jax.set_mesh`, and the state of which they are a part did as `sharding.layout`
-    says of `fsdp`; without a mesh, on all devices.
+    `config.best = {"metric": "accuracy", "higher_is_better": True}` makes the step whose metric on the
+    validation data is best the result of the run, the earliest of equals; without it, None, the result is
+    the last step.
     """
+    if "best" not in config:
+        return None
+
+    def rate(found: Mapping[str, Mapping[str, float]]) -> float:
+        if "validation" not in found:
+            raise ConfigError(
+                f"config.best: {config.experiment} has no validation data to choose by; give it some "
+                "(source.validation=0.1, say), or leave config.best out"
+            )
+        value = float(lookup(found["validation"], config.best.metric))
+        return value if config.best.higher_is_better else -value
+
+    return rate
+
+
+def restore(workdir: Path, fsdp: int | None = None) -> tuple[Any, Run, int, Variables]:
+    """Returns the config, the run, and the step and the variables that it results in, as `result` does."""
     config = read(workdir / CONFIG)
     run = build(config)
     files(workdir, config)
+    return config, run, *result(workdir, config, run, fsdp)
+
+
+def result(workdir: Path, config, run: Run, fsdp: int | None = None) -> tuple[int, Variables]:
+    """Returns the step and the variables, averaged where the run averages, that a run results in so far.
+
+    They are of the newest checkpoint or, see `rating`, of the best. They lie on the mesh of `jax.set_mesh`,
+    and the state of which they are a part did as `sharding.layout` says of `fsdp`; without a mesh, on all
+    devices.
+    """
     init = train.make_init(run.task, run.optimizer)
     shapes = jax.eval_shape(init, jax.random.key(0))
     with checkpoint.store(workdir) as store:
-        state = store.restore(sharding.layout(shapes, sharding.current(), fsdp=fsdp))
+        layout = sharding.layout(shapes, sharding.current(), fsdp=fsdp)
+        state = store.restore(layout, best="best" in config)
     if state is None:
-        raise ConfigError(f"{workdir} has no checkpoint yet; train it first")
-    return config, run, int(state.step), sharding.gather(optimizers.averaged(state))
+        wanted = f" with a finite {config.best.metric}" if "best" in config else ""
+        raise ConfigError(f"{workdir} has no checkpoint{wanted} yet; train it first")
+    return int(state.step), sharding.gather(optimizers.averaged(state))

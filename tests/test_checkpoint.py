@@ -1,4 +1,5 @@
 import json
+import math
 import warnings
 
 import jax
@@ -226,3 +227,42 @@ def test_the_sums_of_a_save_are_those_of_that_step_though_its_buffers_are_donate
             state = step(state)
     found = restored(tmp_path)
     assert int(found.step) == 3 and same(step(found), state)
+
+
+def test_the_best_step_stays_with_its_score_and_is_the_one_to_restore(tmp_path):
+    with store(tmp_path) as opened:
+        assert opened.best(0) == -math.inf and opened.restore(layout(make(0)), best=True) is None
+        for step, score in enumerate([None, 0.5, None, 0.75, None, None, None], 1):
+            opened.save(step, make(step), score)
+    root = tmp_path / "checkpoints"
+    assert sorted(int(p.name) for p in root.iterdir() if p.is_dir()) == [4, 6, 7]
+    with store(tmp_path) as opened:
+        assert same(opened.restore(layout(make(0))), make(7))
+        assert same(opened.restore(layout(make(0)), best=True), make(4))
+        assert opened.best(3) == -math.inf and opened.best(7) == 0.75
+        opened.save(8, make(8))  # opened anew, the best stays all the same
+    assert sorted(int(p.name) for p in root.iterdir() if p.is_dir()) == [4, 7, 8]
+
+
+def test_a_damaged_best_step_is_an_error_and_never_another_step(tmp_path):
+    with store(tmp_path) as opened:
+        for step, score in enumerate([0.5, 0.75, None, None, None], 1):
+            opened.save(step, make(step), score)
+    manifest = tmp_path / "checkpoints" / "2" / "manifest" / "metadata"
+    whole = manifest.read_text()
+    manifest.write_text(whole.replace("0.75", "0.74"))
+    with store(tmp_path) as opened:
+        assert same(opened.restore(layout(make(0))), make(5))
+        with pytest.raises(CheckpointError, match="2 has a manifest that fails its own checksum"):
+            opened.restore(layout(make(0)), best=True)
+        with pytest.raises(CheckpointError, match="2 has a manifest that fails its own checksum"):
+            opened.best(5)
+    manifest.write_text(whole)
+    next(path for path in (tmp_path / "checkpoints" / "2" / "state" / "d").iterdir()).unlink()
+    message = "the best checkpoint under .* is damaged: 2"
+    with (
+        store(tmp_path) as opened,
+        pytest.warns(RuntimeWarning, match="passed over"),
+        pytest.raises(CheckpointError, match=message),
+    ):
+        opened.restore(layout(make(0)), best=True)

@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
+from dlx.configuration import ConfigError
+from experiments import runs
 from experiments.__main__ import COMMANDS, main
 from experiments.commands import demo
 
@@ -34,6 +37,44 @@ def trained(tmp_path_factory):
     """A finished run, and what the command printed."""
     workdir = tmp_path_factory.mktemp("run")
     return workdir, train(workdir)
+
+
+def test_the_best_step_on_validation_data_is_what_a_run_results_in(tmp_path, capsys):
+    """The rate rises beyond what can be learned with, so the best step comes before the last."""
+    text = (ROOT / "configs/image_classification/digits.py").read_text()
+    end = "    return config\n"
+    assert text.endswith(end)
+    config, workdir = tmp_path / "rising.py", tmp_path / "run"
+    config.write_text(
+        text.removesuffix(end)
+        + '    config.schedule = {"name": "linear", "peak": 0.5, "warmup": 60}\n'
+        + '    config.best = {"metric": "accuracy", "higher_is_better": True}\n'
+        + '    config.plan = {"steps": 60, "log_every": 60, "eval_every": 6, "save_every": 20}\n'
+        + end
+    )
+    assert main(["train", f"--config={config}:smoke", f"--workdir={workdir}"]) == 0
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    seen = {r["step"]: r["accuracy"] for r in records if r["set"] == "validation"}
+    best = max(seen, key=seen.get)  # the earliest of equals
+    assert best < 60
+    (test,) = (r for r in records if r["set"] == "test")
+    assert test["best_step"] == best and test["step"] == 60
+    capsys.readouterr()
+    assert main(["evaluate", f"--workdir={workdir}", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["step"] == best
+    assert found["validation"]["accuracy"] == seen[best]
+    assert found["test"]["accuracy"] == test["accuracy"]
+
+
+def test_choosing_a_step_needs_validation_data_and_a_metric_that_is_there():
+    config = ConfigDict({"experiment": "digits", "best": {"metric": "loss", "higher_is_better": False}})
+    rate = runs.rating(config)
+    assert rate({"validation": {"loss": 2.0}, "test": {"loss": 0.0}}) == -2.0
+    with pytest.raises(ConfigError, match="config.best: digits has no validation data"):
+        rate({"test": {"loss": 0.0}})
+    with pytest.raises(ConfigError, match="loss.*los"):
+        rate({"validation": {"los": 0.0}})
 
 
 def test_every_command_has_help(capsys):

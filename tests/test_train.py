@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import optax
 import pytest
 from conftest import same
 
-from dlx import losses, metrics, optimizers, sharding
+from dlx import checkpoint, losses, metrics, optimizers, sharding
 from dlx.core import Mean, Plan, Task, Variables
 from dlx.data import pipeline, sources
 from dlx.models import MODELS
@@ -98,6 +100,41 @@ def test_resuming_equals_never_having_stopped_bit_for_bit(line, single, tmp_path
     resumed = fit(task, ADAM, Plan(30), mesh=single, workdir=tmp_path)  # nothing left to do
     assert same(whole, resumed)
     assert [e for e in seen["parts"] if e[0] not in (13,)] == seen["whole"]
+
+
+def scores(found):
+    """The score of an evaluation that is best after 9 of 15 steps."""
+    return -abs(found["validation"]["step"] - 9)
+
+
+@pytest.mark.parametrize("stops", [(15,), (4, 15), (9, 12, 15), (10, 15)])
+def test_the_best_step_is_the_same_however_often_the_run_was_stopped(stops, line, single, tmp_path):
+    task, _ = line
+    evaluated = task._replace(evaluators={"validation": lambda v: {"step": float(v.params["step"])}})
+    for steps in stops:
+        plan = Plan(steps, eval_every=3, save_every=5)
+        fit(
+            evaluated,
+            ADAM,
+            plan,
+            mesh=single,
+            workdir=tmp_path,
+            view=lambda state: Variables({"step": state.step}, {}),
+            score=scores,
+        )
+    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").glob("[0-9]*"))
+    assert kept[0] == 9 and kept[-1] == 15 and len(kept) == 3
+    nine = fit(task, ADAM, Plan(9), mesh=single)
+    with checkpoint.store(tmp_path) as store:
+        layout = sharding.layout(jax.eval_shape(lambda: nine), single)
+        assert same(store.restore(layout, best=True), nine)
+
+
+def test_a_score_that_is_not_a_number_is_never_best(line, single, tmp_path):
+    task, _ = line
+    plan = Plan(6, eval_every=2, save_every=3)
+    fit(task, ADAM, plan, mesh=single, workdir=tmp_path, score=lambda found: math.nan)
+    assert checkpoint.scored(tmp_path / "checkpoints") == []
 
 
 def test_evaluation_sees_the_view_and_the_state_does_not_change(line, single):

@@ -39,13 +39,13 @@ def run(arguments) -> None:
 
 
 def fit(config, workdir: Path, claim: Callable[[], None], mesh, fsdp: int | None) -> None:
-    """Trains one run to the last step of its plan, then measures the test data once.
+    """Trains one run to the last step of its plan, then measures the test data once, on its result.
 
     `claim()` is called when all is built: what fails before leaves no workdir.
     """
     import jax
 
-    from dlx import optimizers, preemption, report, sharding, train
+    from dlx import optimizers, preemption, report, train
     from experiments import runs
 
     with jax.set_mesh(mesh):
@@ -64,7 +64,7 @@ def fit(config, workdir: Path, claim: Callable[[], None], mesh, fsdp: int | None
             reports.resume(start)
 
         with preemption.noticed() as stop:
-            state = train.fit(
+            train.fit(
                 run.task._replace(evaluators=evaluators),
                 run.optimizer,
                 run.plan,
@@ -76,11 +76,13 @@ def fit(config, workdir: Path, claim: Callable[[], None], mesh, fsdp: int | None
                 view=optimizers.averaged,
                 begin=begin,
                 given=run.given,
+                score=runs.rating(config),
                 stop=stop,
             )
         if test is not None:
             with jax.set_mesh(mesh):
-                found = test(sharding.gather(optimizers.averaged(state)))
+                step, variables = runs.result(workdir, config, run, fsdp)
+                found = dict(test(variables)) | ({"best_step": step} if "best" in config else {})
             reports.write(run.plan.steps, "test", found)
     if test is not None:
-        print(f"test after {run.plan.steps} steps", report.table(found), sep="\n")
+        print(f"test after {step} steps", report.table(found), sep="\n")
