@@ -10,6 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+MANY = 80  # names; where there are more, an error does not list them
+
 
 class ConfigError(ValueError):
     """A config that cannot be used; the message names the value, what was allowed, and what to do."""
@@ -19,7 +21,8 @@ def load(path: str, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
     """Returns the locked config of `path`, a Python file with `get_config(scale)`, or "file.py:smoke".
 
     `overrides` are arguments such as "--config.optimizer.clip=1.0"; values keep the type they had. Raises
-    ConfigError for a missing file, an unknown key (with the nearest match) or a value of the wrong type.
+    ConfigError for a missing file or variant, an unknown key (with the nearest match) or a value of the
+    wrong type.
     """
     from absl import flags
     from ml_collections import config_flags
@@ -27,7 +30,9 @@ def load(path: str, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
     file, _, scale = path.partition(":")
     arguments = ["dlx", *map(_quoted, overrides)]
     values = flags.FlagValues()
-    config = _retyped(_source(Path(file))(*([scale] if scale else [])), list, tuple)
+    config = _retyped(_made(Path(file), scale), list, tuple)
+    for override in overrides:
+        _check_key(path, config, override)
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
         rest = values(arguments)
@@ -37,6 +42,35 @@ def load(path: str, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
     if len(rest) > 1:
         raise ConfigError(f"cannot read {rest[1]!r}; write overrides as --config.key=value")
     return _retyped(values.config, tuple, list).lock()
+
+
+def _made(file: Path, scale: str) -> ConfigDict:
+    """Returns what a config file makes of a variant, "" for none; one that changes nothing is a typo."""
+    get_config = _source(file)
+    try:
+        plain = get_config()
+        config = get_config(scale) if scale else plain
+    except Exception as error:  # whatever the code of a config raises
+        path = f"{file}:{scale}" if scale else str(file)
+        raise ConfigError(f"{path} makes no config: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"get_config of {file} returns {type(config).__name__}; a ConfigDict is needed")
+    if scale not in ("", "full") and config.to_dict() == plain.to_dict():
+        known = "':smoke' is one, and its docstring names others, if there are"
+        raise ConfigError(f"{file} has no variant {scale!r}, which would change nothing; {known}")
+    return config
+
+
+def _check_key(path: str, config: ConfigDict, override: str) -> None:
+    """Raises ConfigError for an override of a key that the config lacks, with the nearest of those it has."""
+    found = re.match(r"--(?:no)?config\.([\w.]+)", override)
+    place, passed = config, "config"
+    for word in found[1].split(".") if found else []:
+        if not isinstance(place, ConfigDict):
+            return
+        if word not in place:
+            raise ConfigError(f"{path} has no {passed}.{word}{_nearest(word, sorted(place))}")
+        place, passed = place[word], f"{passed}.{word}"
 
 
 def _quoted(override: str) -> str:
@@ -62,12 +96,18 @@ def _source(file: Path) -> Callable[..., ConfigDict]:
 
     if not file.is_file():
         known = [str(path) for path in sorted(Path("configs").glob("*/*.py"))]
-        raise ConfigError(f"there is no config {file}{_nearest(str(file), known)}")
+        close = difflib.get_close_matches(file.stem, {Path(path).stem for path in known}, n=3)
+        likely = difflib.get_close_matches(str(file), [p for p in known if Path(p).stem in close], 3, 0.0)
+        hint = f"did you mean {' or '.join(map(repr, likely))}?" if likely else "configs/ has none like it"
+        raise ConfigError(f"there is no config {file}; {hint}")
     spec = importlib.util.spec_from_file_location("dlx_config", file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the code of a config raises
+        raise ConfigError(f"{file} cannot be run: {type(error).__name__}: {error}") from error
     if not hasattr(module, "get_config"):
         raise ConfigError(f"{file} has no function get_config(scale)")
     return module.get_config
@@ -137,4 +177,6 @@ def _nearest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=3)
     if close:
         return f"; did you mean {' or '.join(map(repr, close))}?"
+    if len(known) > MANY:
+        return f"; none of the {len(known)} that there are is like it"
     return f"; there are {', '.join(known)}" if known else ""

@@ -42,6 +42,8 @@ def main(argv: list[str]) -> int:
         epilog="'python -m experiments COMMAND --help' tells more; DLX_TRACEBACK=1 shows where errors arise.",
         allow_abbrev=False,
     )
+    if not argv:
+        argv = ["--help"]
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
         command = commands.add_parser(

@@ -77,6 +77,13 @@ def test_choosing_a_step_needs_validation_data_and_a_metric_that_is_there():
         rate({"validation": {"los": 0.0}})
 
 
+def test_without_a_command_all_are_shown(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    said = capsys.readouterr().out
+    assert stopped.value.code == 0 and all(f"\n    {name}" in said for name in COMMANDS)
+
+
 def test_every_command_has_help(capsys):
     for name in COMMANDS:
         with pytest.raises(SystemExit) as stopped:
@@ -142,7 +149,7 @@ def test_another_config_is_refused_and_the_difference_shown(trained, capsys):
             ["--config=configs/image_classification/digit.py"],
             "did you mean 'configs/image_classification/digits.py'",
         ),
-        (["--config.modle.name=mlp"], 'Did you mean "model"'),
+        (["--config.modle.name=mlp"], "has no config.modle; did you mean 'model'"),
         (["--config.model.name=mpl"], "unknown name 'mpl'; did you mean 'mlp'"),
         (["--config.optimizer.name=adamm"], "adam"),
         (["--config.source.name=digit"], "did you mean 'digits'"),
@@ -200,10 +207,41 @@ def test_a_missing_file_without_network_fails_at_once_saying_which_file_goes_whe
     assert not list(tmp_path.rglob("*.array_record*"))
 
 
+def test_prepare_knows_every_set_of_the_catalogue_and_those_that_need_nothing(monkeypatch, capsys):
+    from dlx import configuration
+    from dlx.data import builders, sources
+
+    asked = []
+
+    def ready(name):
+        asked.append(name)
+        return sources.Prepared(Path("somewhere"), {"train": 17_420}, False)
+
+    monkeypatch.setattr(sources, "prepare", ready)
+    assert main(["prepare", *builders.BUILDERS]) == 0
+    assert asked == list(builders.BUILDERS) and "etth1: already prepared" in capsys.readouterr().out
+    assert main(["prepare", "digits", "synthetic_series"]) == 0
+    assert capsys.readouterr().out.count("needs no preparation") == 2
+    assert main(["prepare", "eth1"]) == 2
+    assert "did you mean 'etth1'" in capsys.readouterr().err
+    several = configuration.load("configs/masked_language_modeling/bert_tiny.py").sources
+    for name, needed in {
+        "forecasting/etth1_dlinear": ["etth1"],
+        "masked_language_modeling/bert_tiny": list(several),
+        "descent/quadratic": [],
+    }.items():
+        asked.clear()
+        assert main(["prepare", f"--config=configs/{name}.py"]) == 0
+        assert asked == needed and bool(needed) != ("uses no data set" in capsys.readouterr().out)
+
+
 def test_list_shows_every_config(capsys):
     assert main(["list"]) == 0
     table = capsys.readouterr().out
     configs = [str(p.relative_to(ROOT)) for p in ROOT.glob("configs/*/*.py")]
+    for result in ROOT.glob("experiments/results/*/*-*.json"):
+        stem, _, variant = result.stem.partition("-")
+        configs.append(f"configs/{result.parent.name}/{stem}.py:{variant}")
     assert all(name in table for name in configs) and "PUBLISHED" in table
     assert main(["list", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -34,8 +34,11 @@ def test_overrides_keep_the_type_of_the_value(path):
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("--config.ratee=2", 'Did you mean "rate" instead of "ratee"'),
-        ("--config.model.nme=x", 'Did you mean "name"'),
+        ("--config.ratee=2", "has no config.ratee; did you mean 'rate'"),
+        ("--config.model.nme=x", "has no config.model.nme; did you mean 'name'"),
+        ("--config.model.lr=2", "has no config.model.lr; there are hidden, name"),
+        ("--config.rate.peak=2", "peak"),
+        ("--noconfig.wid", "has no config.wid; did you mean 'wide'"),
         ("--config.steps=ten", "ten"),
         ("config.steps=3", "write overrides as --config.key=value"),
     ],
@@ -43,6 +46,29 @@ def test_overrides_keep_the_type_of_the_value(path):
 def test_a_wrong_override_is_named(path, override, message):
     with pytest.raises(ConfigError, match=message):
         load(path, [override])
+
+
+@pytest.mark.parametrize("scale", ["smok", "Smoke", "10"])
+def test_a_variant_that_changes_nothing_is_a_typo(path, scale):
+    with pytest.raises(ConfigError, match=f"has no variant '{scale}'.*':smoke' is one"):
+        load(f"{path}:{scale}")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("def get_config(scale):\n    return 1 / 0", r"makes no config: TypeError"),
+        ("def get_config(scale=''):\n    return {'': 1}[scale]", "returns int; a ConfigDict is needed"),
+        ("def get_config(scale=''):\n    return {}[scale]", "makes no config: KeyError: ''"),
+        ("def get_config(:", "cannot be run: SyntaxError"),
+        ("import nowhere_to_be_found", "cannot be run: ModuleNotFoundError: .*nowhere_to_be_found"),
+        ("x = 1", "has no function get_config"),
+    ],
+)
+def test_a_broken_config_file_is_named(tmp_path, text, message):
+    (tmp_path / "broken.py").write_text(text)
+    with pytest.raises(ConfigError, match=rf"broken\.py.*{message}"):
+        load(str(tmp_path / "broken.py"))
 
 
 def test_a_config_is_locked(path):
@@ -58,6 +84,12 @@ def test_a_missing_file_names_the_nearest(monkeypatch, tmp_path):
         ConfigError, match=r"there is no config configs/vision/digit\.py; did you mean .*digits\.py"
     ):
         load("configs/vision/digit.py")
+    with pytest.raises(
+        ConfigError, match=r"there is no config digits; did you mean 'configs/vision/digits\.py'"
+    ):
+        load("digits")
+    with pytest.raises(ConfigError, match="there is no config zzz; configs/ has none like it"):
+        load("zzz")
 
 
 def test_a_saved_config_reads_back_equal_and_a_difference_is_shown(path, tmp_path):
@@ -90,6 +122,8 @@ def test_build_calls_by_name_and_a_wrong_name_or_field_gets_the_nearest():
         build(table, {"name": "cube", "sides": 1})
     with pytest.raises(ConfigError, match="there are cube, square"):
         lookup(dict(sorted(table.items())), "zzz")
+    with pytest.raises(ConfigError, match="unknown name 'zzz'; none of the 90 that there are is like it"):
+        lookup({f"name{number}": number for number in range(90)}, "zzz")
 
 
 def test_a_key_that_is_a_word_of_python_can_be_overridden_too(tmp_path):

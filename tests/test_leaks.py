@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import same
+from threadpoolctl import threadpool_limits
 
 from dlx import configuration, optimizers, train
 from dlx.data.series_sources import SERIES
@@ -95,7 +96,7 @@ def learned(config, single):
 
 def numbers(config, state, single):
     """Returns what the evaluators say of a state: of the test data, and of all others."""
-    with jax.set_mesh(single):
+    with jax.set_mesh(single), threadpool_limits(1):  # threads of small trees wait for each other, no more
         evaluators = runs.build(config).task.evaluators
         found = {name: dict(measure(optimizers.averaged(state))) for name, measure in evaluators.items()}
     return found.pop("test"), found

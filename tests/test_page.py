@@ -32,6 +32,7 @@ def result(metric="accuracy", mean=0.95, std=0.01, value=0.9, higher=True, test=
         (result("loss", 1.0, 0.1, 2.0, False), 2.0, "error"),
         (result("rmse", 4.0, 0.1, 2.0, False), 0.5, "error"),
         (result("bleu", 40.0, 1.0, 20.0), 2.0, "score"),
+        (result("elbo", -100.0, 1.0, -200.0), 2.0, "error"),  # a log-likelihood
         (result("skill", 0.5, 0.1, None), 2.0, "error"),  # half the error of the naive forecast
         (result("skill", -1.0, 0.1, None), 0.5, "error"),
     ],
@@ -67,9 +68,49 @@ def test_without_a_published_value_the_best_peer_of_the_same_run_counts():
     assert compare.reference(result("error", 0.1, 0.0, None, test=[{"error": 0.1}])) is None
 
 
+@pytest.mark.parametrize(
+    "mean, std, peer, said",
+    [
+        (0.9, 0.05, 0.8, "ahead by 2.0 sd"),
+        (0.9, 0.05, 0.86, "even"),
+        (0.7, 0.01, 0.9, "behind by 20 sd"),
+        (0.9, 1e-6, 0.8, "ahead by >99 sd"),
+        (0.9, None, 0.8, "ahead"),
+        (0.9, 0.05, None, "baseline"),
+    ],
+)
+def test_a_result_without_a_published_value_stands_ahead_of_its_best_peer_or_behind(mean, std, peer, said):
+    test = {"accuracy": mean} | ({} if peer is None else {"accuracy_linear": peer, "accuracy_pca": 0.1})
+    found = result(mean=mean, std=std, value=None, test=[test]) | {"verdict": "baseline"}
+    assert compare.standing(found) == said
+
+
+@pytest.mark.parametrize("metric", ["rmse", "squared_error", "log10_loss", "bits_per_byte"])
+def test_of_an_error_less_is_ahead(metric):
+    found = result(metric, 1.0, 0.5, None, test=[{f"{metric}_linear": 3.0}]) | {"verdict": "baseline"}
+    assert compare.standing(found) == "ahead by 4.0 sd"
+
+
+def test_beside_a_published_value_the_verdict_is_that_of_reproduce():
+    assert compare.standing(result() | {"verdict": "better"}) == "better by 5.0 sd"
+
+
+def test_a_config_comes_before_its_variants_and_those_in_the_order_of_their_numbers(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    for stem in ("m-96", "m-720", "m", "m-contaminated", "m2", "k"):
+        (tmp_path / "a" / f"{stem}.json").touch()
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    assert [file.stem for file in report.results()] == ["k", "m", "m-96", "m-720", "m-contaminated", "m2"]
+
+
 def test_a_band_is_of_the_steps_that_all_seeds_have():
     points = drawing.band([[[1, 0.0], [2, 1.0], [3, 5.0]], [[1, 2.0], [2, 1.0]]])
     assert points == [(1, 1.0, pytest.approx(math.sqrt(2))), (2, 1.0, 0.0)]
+
+
+def test_large_numbers_are_said_in_few_letters():
+    said = [document.amount(value) for value in (0.988, 36.0, 1364.2, 48_744, 5_734_987)]
+    assert said == ["0.988", "36", "1,364", "48.7k", "5.73M"]
 
 
 def test_round_numbers_lie_within():

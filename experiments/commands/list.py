@@ -1,4 +1,4 @@
-"""List every config with its published and measured result."""
+"""List every config, and every variant that has a result, with its published and measured result."""
 
 import json
 from pathlib import Path
@@ -16,22 +16,30 @@ def add_arguments(parser) -> None:
 
 def run(arguments) -> None:
     """Prints a line for each config."""
-    rows = [row(file) for file in sorted(CONFIGS.glob("*/*.py"))]
+    rows = [row(name) for file in sorted(CONFIGS.glob("*/*.py")) for name in (str(file), *variants(file))]
     if arguments.json:
         print(*map(json.dumps, rows), sep="\n")
         return
     print(*table(rows), sep="\n")
 
 
-def row(file: Path) -> dict:
+def variants(file: Path) -> list[str]:
+    """Returns the variants of a config that have a result, as "file.py:variant"."""
+    found = sorted((reproduce.RESULTS / file.parent.name).glob(f"{file.stem}-*.json"))
+    return [f"{file}:{result.stem.removeprefix(f'{file.stem}-')}" for result in found]
+
+
+def row(name: str) -> dict:
     """Returns what is known of a config; measured values come from experiments/results alone."""
     from dlx import configuration
 
-    config = configuration.load(str(file))
-    result = reproduce.RESULTS / config.experiment / f"{file.stem}.json"
+    config = configuration.load(name)
+    file, _, variant = name.partition(":")
+    stem = f"{Path(file).stem}-{variant}" if variant else Path(file).stem
+    result = reproduce.RESULTS / config.experiment / f"{stem}.json"
     measured = json.loads(result.read_text()) if result.is_file() else None
     return {
-        "config": str(file),
+        "config": name,
         "application": config.experiment,
         "published": config.published.to_dict() if "published" in config else None,
         "measured": measured,

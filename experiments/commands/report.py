@@ -7,8 +7,8 @@ on this machine.
 import json
 from pathlib import Path
 
-from experiments.commands import reproduce
 from experiments.commands.reproduce import RESULTS, value
+from experiments.page import compare
 from experiments.sweeping import drawing
 
 README = Path("README.md")
@@ -72,8 +72,14 @@ def insert(text: str) -> str:
 
 
 def results() -> list[Path]:
-    """Returns the files that `reproduce` and `sweep` wrote."""
-    return sorted(file for file in RESULTS.glob("*/*.json") if file.parent != SPEED)
+    """Returns the files that `reproduce` and `sweep` wrote, each config before its variants."""
+    found = [file for file in RESULTS.glob("*/*.json") if file.parent != SPEED]
+
+    def order(file: Path) -> tuple:
+        name, _, variant = file.stem.partition("-")
+        return file.parent.name, name, variant.zfill(9) if variant.isdigit() else variant
+
+    return sorted(found, key=order)
 
 
 def accuracies() -> str:
@@ -81,20 +87,21 @@ def accuracies() -> str:
     rows = []
     for file in results():
         result = json.loads(file.read_text())
-        published, machine = result["published"], result["machine"]
+        machine, swept = result["machine"], "rows" in result
+        beside = None if swept else compare.reference(result)
         rows.append(
             [
                 file.parent.name,
                 f"[{file.stem}](configs/{file.parent.name}/{file.stem.partition('-')[0]}.py)",
                 result["metric"],
-                drawing.extent(result) if "rows" in result else value(result),
+                drawing.extent(result) if swept else value(result),
                 str(len(result["seeds"])),
-                f"{published['value']:g} ({published['source']})" if published else "",
-                f"[curves]({file.with_suffix('.png')})" if "rows" in result else reproduce.judged(result),
+                f"{beside.value:.5g} ({beside.source})" if beside else "",
+                f"[curves]({file.with_suffix('.png')})" if swept else compare.standing(result),
                 machine["device"] if "cpu" not in machine["device"] else f"{machine['cores']} CPU cores",
             ]
         )
-    heading = ["application", "config", "metric", "measured", "seeds", "published", "verdict", "hardware"]
+    heading = ["application", "config", "metric", "measured", "seeds", "beside", "verdict", "hardware"]
     return markdown(heading, rows)
 
 

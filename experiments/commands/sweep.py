@@ -33,7 +33,12 @@ from experiments.sweeping.points import Point, grid
 
 def add_arguments(parser) -> None:
     """Adds a config's name, or --config, and --seeds, --jobs, --workdir, --json and where runs run."""
-    parser.add_argument("name", nargs="?", metavar="NAME", help="a config with a sweep; none: --config's")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="a config with a sweep, or a variant of it such as fine_tuning:smoke; none: --config's",
+    )
     commands.add_config(parser)
     parser.add_argument(
         "--seeds", type=int, default=5, metavar="N", help="seeds 0 ... N-1 (default %(default)s)"
@@ -46,7 +51,11 @@ def add_arguments(parser) -> None:
         help="runs at a time, on this machine or a cluster (default %(default)s)",
     )
     parser.add_argument(
-        "--workdir", type=Path, default=Path("runs/sweep"), metavar="DIR", help="where runs lie"
+        "--workdir",
+        type=Path,
+        default=Path("runs/sweep"),
+        metavar="DIR",
+        help="where runs lie (default %(default)s)",
     )
     parser.add_argument(
         "--json",
@@ -67,7 +76,8 @@ def run(arguments) -> None:
     for option in ("seeds", "jobs"):
         if (number := getattr(arguments, option)) < 1:
             raise configuration.ConfigError(f"--{option}={number}; at least 1 is needed")
-    path = str(reproduce.find(arguments.name)) if arguments.name else arguments.config
+    name, colon, variant = (arguments.name or "").partition(":")
+    path = f"{reproduce.find(name)}{colon}{variant}" if name else arguments.config
     config = configuration.load(path, arguments.overrides)
     file, _, scale = path.partition(":")
     folder = arguments.workdir / Path(file).parent.name / (Path(file).stem + (f"-{scale}" if scale else ""))

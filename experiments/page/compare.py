@@ -5,9 +5,19 @@ import statistics
 from collections.abc import Mapping
 from typing import NamedTuple
 
-LOWER = ("error", "loss", "mse", "mae", "rmse", "perplexity", "bits_per_byte")  # of which less is better
-NAIVE = "best naive forecast"
-PEERS = ("gradient_boosting", "linear", "isolation_forest", "one_class_svm", "moving_z", "pca")
+from experiments.commands import reproduce
+
+LOWER = {
+    "error",
+    "loss",
+    "mse",
+    "mae",
+    "rmse",
+    "perplexity",
+    "bits",
+}  # of metrics with such a word less is better
+NAIVE = "best naive forecast, same run"
+PEERS = ("gradient_boosting", "linear", "isolation_forest", "one_class_svm", "moving_z", "pca", "pixels")
 
 
 class Reference(NamedTuple):
@@ -37,7 +47,7 @@ def reference(result: Mapping) -> Reference | None:
     metric, published = result["metric"], result["published"]
     if published:
         return Reference(published["value"], published["source"], published["higher_is_better"], True)
-    higher = metric not in LOWER
+    higher = LOWER.isdisjoint(metric.split("_"))
     if metric == "skill":
         return Reference(0.0, NAIVE, True, False)
     names = [f"{metric}_{peer}" for peer in PEERS if f"{metric}_{peer}" in result["test"][0]]
@@ -46,17 +56,17 @@ def reference(result: Mapping) -> Reference | None:
     if not means:
         return None
     best = (max if higher else min)(means, key=lambda name: means[name])
-    source = f"{best.removeprefix(f'{metric}_').replace('_', ' ')}, measured beside it"
+    source = f"{best.removeprefix(f'{metric}_').replace('_', ' ')}, same run"
     return Reference(means[best], source, higher, False)
 
 
 def ratio(result: Mapping) -> Ratio | None:
     """Returns how many times better a result is than its reference; above 1 is better, whatever the metric.
 
-    Of a number of which less is better, that is the reference over the measured value. Of a share of which
-    more is better, as accuracy or the area under the ROC curve, it is the ratio of what is missing to 1, and
-    of a skill that to the error of the naive forecast; of any other it is the measured value over the
-    reference. So 2 means half the error, or twice the score.
+    Of a number of which less is better, and of a log-likelihood below 0, that is the reference over the
+    measured value. Of a share of which more is better, as accuracy or the area under the ROC curve, it is the
+    ratio of what is missing to 1, and of a skill that to the error of the naive forecast; of any other it is
+    the measured value over the reference. So 2 means half the error, or twice the score.
     """
     found = reference(result)
     if found is None:
@@ -65,17 +75,37 @@ def ratio(result: Mapping) -> Ratio | None:
     share = found.higher and (
         result["metric"] == "skill" or (min(mean, found.value) >= 0 and max(mean, found.value) <= 1)
     )
+    below = max(mean, found.value) < 0
+    of = "score" if found.higher and not share and not below else "error"
 
     def times(value: float) -> float:
-        if found.higher and not share:
+        if of == "score":
             return value / found.value
-        left, wanted = (1 - value, 1 - found.value) if share else (value, found.value)
+        ends = 1.0 if share else 0.0
+        left, wanted = (ends - value, ends - found.value) if found.higher else (value, found.value)
         return math.inf if left <= 0 else wanted / left
 
     worse = mean - spread if found.higher else mean + spread
     better = mean + spread if found.higher else mean - spread
-    of = "score" if found.higher and not share else "error"
     return Ratio(times(mean), times(worse), times(better), of)
+
+
+def standing(result: Mapping) -> str:
+    """Returns the verdict of a result, with how many standard deviations over seeds it is off.
+
+    Beside a published value that is better, matched or missed; beside the best peer of the same run ahead,
+    even or behind, where even, too, is within one deviation; without either, baseline.
+    """
+    found = reference(result)
+    if found is None or found.published:
+        return reproduce.judged(result)
+    spread = result["std"] or 0.0
+    gain = (result["mean"] - found.value) * (1 if found.higher else -1)
+    word = "even" if abs(gain) <= spread else "ahead" if gain > 0 else "behind"
+    if word == "even" or not spread:
+        return word
+    away = abs(gain) / spread
+    return f"{word} by {'>99' if away > 99 else f'{away:.{0 if away > 9.95 else 1}f}'} sd"
 
 
 def place(value: float, low: float, high: float) -> float:

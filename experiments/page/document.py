@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from experiments.commands import report, reproduce
+from experiments.commands import report
 from experiments.page import compare, drawing
 from experiments.page.compare import Ratio
 from experiments.sweeping import drawing as sweep_drawing
@@ -54,9 +54,20 @@ def tally(results: Mapping[Path, Mapping]) -> str:
         "better": "better than published",
         "matched": "within one standard deviation",
         "missed": "worse than published",
-        "baseline": "without a published value, beside a simpler method where there is one",
+        "baseline": "without a published value:",
     }
     verdicts = [result["verdict"] for result in results.values()]
+    beside = [compare.standing(r).split()[0] for r in results.values() if r["verdict"] == "baseline"]
+    said["baseline"] += ", ".join(
+        f" {beside.count(word)} {text}"
+        for word, text in (
+            ("ahead", "ahead of the best simpler method of the run"),
+            ("even", "even with it"),
+            ("behind", "behind it"),
+            ("baseline", "with nothing beside them"),
+        )
+        if word in beside
+    )
     items = [
         f'<li class="{name}">{drawing.sign(name)}<b>{verdicts.count(name)}</b> {text}</li>'
         for name, text in said.items()
@@ -153,7 +164,7 @@ def one(file: Path, result: Mapping, found: Ratio | None, ends: tuple[float, flo
         drawing.track(found, verdict, ends, title),
         f'<span class="measured">{escape(measured)}</span>',
         f'<span class="reference" data-kind="{kind}">{escape(other)}</span>',
-        f'<span class="verdict {verdict}">{drawing.sign(verdict)}{escape(reproduce.judged(result))}</span>',
+        f'<span class="verdict {verdict}">{drawing.sign(verdict)}{escape(compare.standing(result))}</span>',
     ]
     return unfolding(cells, facts, marked(file))
 
@@ -186,16 +197,20 @@ def learning(results: Mapping[Path, Mapping]) -> str:
         points = drawing.band(found["seeds"]) if found["seeds"] and all(found["seeds"]) else []
         if len(points) < 2:
             continue
-        count = f"{len(found['seeds'])} seeds" if len(found["seeds"]) > 1 else "one seed"
-        about = f"{found['metric'].replace('_', ' ')}, {found['set']}, {count}"
+        about = f"{found['metric'].replace('_', ' ')}, {found['set']}, {many(found['seeds'])}"
         (start, first, _), (end, last, _) = points[0], points[-1]
         title = f"{file.stem}: {about}, {first:.4g} at step {start} and {last:.4g} at step {end}"
-        caption = f"<b>{words(file.stem)}</b><br>{escape(about)}"
+        caption = f"<b>{words(file.stem)}</b>, {words(file.parent.name)}<br>{escape(about)}"
         drawn = drawing.curve(found["seeds"], title)
         cards.append(f"<figure {marked(file)}>{drawn}<figcaption>{caption}</figcaption></figure>")
     about = "What was measured while training, not on the test data: the mean over seeds, and a band of one "
     about += "standard deviation where all seeds were kept. Their scales do not begin at 0."
     return section("Learning curves", about, f'<div class="cards">{"".join(cards)}</div>' if cards else "")
+
+
+def many(seeds: Sequence) -> str:
+    """Returns how many seeds these are, in words."""
+    return f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
 
 
 def kept(result: Mapping) -> dict:
@@ -216,7 +231,8 @@ def swept(results: Mapping[Path, Mapping]) -> str:
             )
             for drawn in beside(file)
         )
-        caption = f"<b>{words(file.stem)}</b>, {len(result['seeds'])} seeds, {sweep_drawing.extent(result)}"
+        caption = f"<b>{words(file.stem)}</b>, {words(file.parent.name)}, {many(result['seeds'])}, "
+        caption += escape(sweep_drawing.extent(result))
         numbers = f'<details><summary>numbers</summary><pre class="scroll">{table}</pre></details>'
         cards.append(f"<figure {marked(file)}>{inside}<figcaption>{caption}{numbers}</figcaption></figure>")
     about = "One setting varied, everything else alike, over seeds."
@@ -267,7 +283,7 @@ def raced(row: Mapping, found: Ratio, ends: tuple[float, float]) -> str:
     """Returns the line of a benchmark's row."""
     verdict = "better" if found.low > 1 else "missed" if found.high < 1 else "matched"
     said = {"better": "faster", "missed": "slower", "matched": "even"}[verdict]
-    ours, theirs = (f"{report.digits(row['median'][side])} {row['unit']}" for side in ("dlx", "peer"))
+    ours, theirs = (f"{amount(row['median'][side])} {row['unit']}" for side in ("dlx", "peer"))
     facts = [("peer", f"{escape(row['peer'])}, {escape(theirs)}"), ("dlx", escape(ours))]
     facts.append(("ratio", f"{found.middle:.2f}x ({found.low:.2f} to {found.high:.2f})"))
     if detail := row.get("detail"):
@@ -290,6 +306,13 @@ def raced(row: Mapping, found: Ratio, ends: tuple[float, float]) -> str:
         f'<span class="verdict {verdict}">{drawing.sign(verdict)}{said}, {found.middle:.2f}x</span>',
     ]
     return unfolding(cells, facts)
+
+
+def amount(value: float) -> str:
+    """Returns a number in few letters: 3.28, 1,364, 301k or 5.73M."""
+    if value >= 1e6:
+        return f"{value / 1e6:.3g}M"
+    return f"{value / 1e3:.3g}k" if value >= 1e4 else report.digits(value)
 
 
 def figures(runs: Path) -> list[tuple[str, str, Path]]:
@@ -328,7 +351,7 @@ def pictures(found: Sequence[tuple[str, str, Path]], room: int) -> str:
             + picture(
                 file, f"{application.replace('_', ' ')}, {name}: {file.stem.replace('_', ' ')}, drawn by demo"
             )
-            + f"<figcaption><b>{title}</b></figcaption></figure>"
+            + f"<figcaption><b>{title}</b>, {words(application)}</figcaption></figure>"
         )
         if (room := room - len(card.encode())) < 0:
             left += 1
@@ -365,7 +388,8 @@ def machines(results: Mapping[Path, Mapping]) -> str:
         versions = [
             f"{name} {facts[name]}" for name in ("python", "jax", "flax", "optax", "numpy") if name in facts
         ]
-        seeds = f"{words(file.stem)} (seeds {spelled(result['seeds'])})"
+        plural = "s" if len(result["seeds"]) > 1 else ""
+        seeds = f"{words(file.parent.name)}/{words(file.stem)} (seed{plural} {spelled(result['seeds'])})"
         key = (report.hardware(machine(result)), ", ".join(versions), facts["commit"])
         groups.setdefault(key, []).append(seeds)
     heading = "".join(f"<th>{name}</th>" for name in ("hardware", "versions", "commit", "results"))
