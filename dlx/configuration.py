@@ -1,6 +1,7 @@
 """Configs: load, override, save, compare; and building things by name."""
 
 import difflib
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -137,6 +138,11 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         result |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return result
+
+
+def digest(config: ConfigDict) -> str:
+    """Returns the SHA-256 of the values of a config, in hexadecimal digits."""
+    return hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
 def difference(before: ConfigDict, after: ConfigDict) -> list[str]:

@@ -56,6 +56,12 @@ def test_loop_compares_fit_with_the_bare_step(tmp_path, capsys):
     assert all("overhead" in row for row in rows) and "%" in printed
 
 
+def test_devices_compares_a_divided_step_with_that_of_one_device(tmp_path, capsys):
+    _, (row,) = measured("devices", tmp_path, capsys, repeats=2)
+    assert row["what"].startswith("image_classification/digits") and "2 devices" in row["what"]
+    assert row["peer"] == "1 device" and row["unit"] == "ms"
+
+
 @needs_torch
 def test_checkpoints_compare_saves_and_restores_with_torch(tmp_path, capsys):
     printed, rows = measured("checkpoints", tmp_path, capsys, repeats=2)

@@ -174,6 +174,31 @@ def test_a_verdict_tells_the_deviations():
     assert judged(result) == "better by 2.5 sd"
     assert judged(result | {"mean": 0.91, "verdict": "matched"}) == "matched within 0.5 sd"
     assert judged(result | {"std": None}) == "better"
+    assert judged(result | {"std": 1e-6}) == "better by >99 sd"
+
+
+def test_the_spread_says_how_many_digits_are_shown():
+    assert reproduce.value({"mean": 49701.9691, "std": 31.2628}) == "49702 ± 31"
+    assert reproduce.value({"mean": 0.43606, "std": 0.000018}) == "0.436060 ± 0.000018"
+    assert reproduce.value({"mean": 0.5, "std": 0.0}) == "0.5000 ± 0.0000"
+    assert reproduce.value({"mean": 0.906444, "std": None}) == "0.90644"
+
+
+def test_a_smoke_run_is_no_result_of_the_project(tmp_path):
+    wanted = reproduce.asked("digits:smoke", tmp_path)
+    assert wanted.target == tmp_path / "image_classification" / "digits-smoke.json"
+    assert reproduce.asked("digits", tmp_path).target.parts[:2] == ("experiments", "results")
+
+
+def test_every_result_is_of_its_config_as_it_is_today():
+    """One that changed since is to be measured again: `reproduce NAME`, or `sweep NAME`."""
+    stale = []
+    for file in report.results():
+        name, _, variant = file.stem.partition("-")
+        path = f"configs/{file.parent.name}/{name}.py" + (f":{variant}" if variant else "")
+        if json.loads(file.read_text())["config_sha256"] != configuration.digest(configuration.load(path)):
+            stale.append(path)
+    assert stale == []
 
 
 def test_a_table_goes_between_its_markers_and_a_missing_marker_is_named():

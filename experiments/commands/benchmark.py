@@ -12,6 +12,7 @@ QUESTIONS = {
     "input": "examples per second out of the input pipeline, against torch's DataLoader",
     "startup": "from command to first step and to the finished digits run, against a plain PyTorch script",
     "checkpoints": "how long saves hold training up, and restores take, against torch.save and torch.load",
+    "devices": "what a training step takes on 1, 2, 4 and 8 devices, simulated where there are no others",
     "models": "training step, forward pass, compilation and memory of each family of models, against PyTorch",
 }
 SMOKE = {
@@ -19,6 +20,7 @@ SMOKE = {
     "input": {"smoke": True},
     "startup": {"path": commands.DEFAULT + ":smoke", "caches": ("empty",)},
     "checkpoints": {"megabytes": (1,)},
+    "devices": {"counts": (2,), "names": ("image_classification/digits",)},
     "models": {"smoke": True, "variants": ("eager",), "threads": 1},
 }
 OF_MODELS = ("only", "variants", "seconds", "dtype", "profile")
@@ -63,7 +65,7 @@ def run(arguments) -> None:
     """Measures both sides in turns and prints one table."""
     if arguments.repeats is not None and arguments.repeats < 1:
         raise ValueError(f"--repeats={arguments.repeats}; at least 1 is needed")
-    if arguments.what != "loop" and importlib.util.find_spec("torch") is None:
+    if arguments.what not in ("loop", "devices") and importlib.util.find_spec("torch") is None:
         raise RuntimeError(
             f"benchmark {arguments.what} measures against PyTorch, which is not installed: pip install torch"
         )

@@ -7,7 +7,6 @@ the config, the commit, the hardware and the versions. Runs that are finished ar
 that were interrupted go on from their last checkpoint.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -67,7 +66,11 @@ def add_arguments(parser) -> None:
         help="stop after about so long, such as 90s, 30m or 2h; the same command goes on from there",
     )
     parser.add_argument(
-        "--workdir", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="where runs lie"
+        "--workdir",
+        type=Path,
+        default=Path("runs/reproduce"),
+        metavar="DIR",
+        help="where runs lie (default %(default)s)",
     )
     commands.add_data(parser)
 
@@ -128,7 +131,8 @@ def asked(name: str, workdir: Path) -> Wanted:
     if "sweep" in config:
         raise configuration.ConfigError(f"{file} is a sweep; say: python -m experiments sweep {file.stem}")
     application = file.parent.name
-    return Wanted(path, config, RESULTS / application / f"{stem}.json", workdir / application / stem)
+    results = workdir if scale == "smoke" else RESULTS  # of synthetic data, which is no result
+    return Wanted(path, config, results / application / f"{stem}.json", workdir / application / stem)
 
 
 def everything() -> list[str]:
@@ -279,7 +283,7 @@ def summarize(config, workdirs: Sequence[Path]) -> dict:
         "test": [{key: value for key, value in test.items() if key not in ("step", "set")} for test in tests],
         "curves": curves(records, metric),
         "train_seconds": [round(sum(map(seconds, stages)), 1) for stages in parts],
-        "config_sha256": hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest(),
+        "config_sha256": configuration.digest(config),
         "machine": machine() | versions | {"device": device()},
     }
 
@@ -331,9 +335,14 @@ def judged(result: dict) -> str:
     published, spread = result["published"], result["std"]
     if not published or not spread:
         return result["verdict"]
-    away = abs(result["mean"] - published["value"]) / spread
     between = "within" if result["verdict"] == "matched" else "by"
-    return f"{result['verdict']} {between} {away:.{0 if away > 9.95 else 1}f} sd"
+    return f"{result['verdict']} {between} {deviations(result['mean'] - published['value'], spread)}"
+
+
+def deviations(difference: float, spread: float) -> str:
+    """Says how many standard deviations, which are not 0, a difference is."""
+    away = abs(difference) / spread
+    return f"{'>99' if away > 99 else f'{away:.{0 if away > 9.95 else 1}f}'} sd"
 
 
 def seconds(records) -> float:
@@ -348,8 +357,12 @@ def seconds(records) -> float:
 
 
 def value(result: dict) -> str:
-    """Returns the mean, and the standard deviation when there are seeds enough for one."""
-    return f"{result['mean']:.4f}" + (f" ± {result['std']:.4f}" if result["std"] is not None else "")
+    """Returns the mean and, to its second digit, the standard deviation where there are seeds for one."""
+    mean, spread = result["mean"], result["std"]
+    if spread is None:
+        return f"{mean:.5g}"
+    digits = min(6, max(0, 1 - math.floor(math.log10(spread)))) if spread else 4
+    return f"{mean:.{digits}f} ± {spread:.{digits}f}"
 
 
 def line(result: dict) -> str:

@@ -102,10 +102,7 @@ def standing(result: Mapping) -> str:
     spread = result["std"] or 0.0
     gain = (result["mean"] - found.value) * (1 if found.higher else -1)
     word = "even" if abs(gain) <= spread else "ahead" if gain > 0 else "behind"
-    if word == "even" or not spread:
-        return word
-    away = abs(gain) / spread
-    return f"{word} by {'>99' if away > 99 else f'{away:.{0 if away > 9.95 else 1}f}'} sd"
+    return word if word == "even" or not spread else f"{word} by {reproduce.deviations(gain, spread)}"
 
 
 def place(value: float, low: float, high: float) -> float:

@@ -1,7 +1,5 @@
 """What the runs of a sweep measured, in the form that is kept: a row for each point."""
 
-import hashlib
-import json
 import statistics
 from typing import Any
 
@@ -50,6 +48,7 @@ def result(config, name: str, chosen: str, seeds: int, rows: list[dict]) -> dict
     """Returns the result of a finished sweep."""
     import jax
 
+    from dlx import configuration
     from experiments.speed.table import machine
 
     published = config.get("published")
@@ -61,7 +60,7 @@ def result(config, name: str, chosen: str, seeds: int, rows: list[dict]) -> dict
         "seeds": list(range(seeds)),
         "rows": rows,
         "published": published.to_dict() if published else None,
-        "config_sha256": hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest(),
+        "config_sha256": configuration.digest(config),
         "machine": machine() | {"device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}"},
     }
 
