@@ -7,6 +7,7 @@ no text can contain. The loss is on the replies and their ends alone.
 import functools
 import json
 import textwrap
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -29,18 +30,20 @@ PLACES = 32  # places in a reply that the figure tells apart
 
 
 class Corpus(NamedTuple):
-    """A tokenizer, the packed rows of each split, its dialogues, and the UTF-8 bytes of their replies."""
+    """A tokenizer, learned from the dialogues of "train", and the dialogues of each split."""
 
     tokenizer: tokenizers.Tokenizer
-    rows: dict[str, dict[str, np.ndarray]]
     dialogues: dict[str, Sequence]
-    bytes: dict[str, int]
 
 
 def make_task(config) -> Task:
     """Cross entropy of the tokens of replies, in nats; on held-out dialogues also perplexity."""
-    model, corpus = network(config), data(config)
-    train = pipeline.batches(corpus.rows["train"], config.batch, config.seed, rows=feed.rows(config.batch))
+    model, dialogues = network(config), data(config).dialogues
+
+    @functools.cache
+    def train():  # packed when the first batch is wanted: who only talks needs none
+        rows = feed.rows(config.batch)
+        return pipeline.batches(packed(config, "train"), config.batch, config.seed, rows=rows)
 
     def init(key):
         return model.init(key, jnp.zeros((1, 1), jnp.int32))
@@ -54,12 +57,13 @@ def make_task(config) -> Task:
         each, _ = nats(model, variables, batch)
         return {"loss": metrics.mean(each, batch["weights"])}
 
-    evaluators = {
-        split: mean_over(passes(config, split), score, functools.partial(summary, corpus.bytes[split]))
-        for split in corpus.rows
-        if split != "train"
-    }
-    return Task(init, loss, train, evaluators)
+    def evaluator(split):
+        replies = (turn for example in dialogues[split] for turn in example["turns"][1::2])
+        size = sum(len(reply.encode()) for reply in replies)
+        return mean_over(passes(config, split), score, functools.partial(summary, size))
+
+    held_out = {split: evaluator(split) for split in dialogues if split != "train"}
+    return Task(init, loss, lambda step: train()(step), held_out)
 
 
 def nats(model: Model, variables, batch, key=None):
@@ -75,29 +79,40 @@ def network(config) -> Model:
 
 
 def data(config) -> Corpus:
-    """Returns the dialogues, packed; kept, since a run asks for them more than once."""
-    spec = [config.source.to_dict(), config.tokenizer.to_dict(), config.context]
-    return load(json.dumps(spec, sort_keys=True))
+    """Returns the dialogues and their tokenizer; kept, since a run asks for them more than once."""
+    return load(spec(config))
+
+
+def packed(config, split: str) -> dict[str, np.ndarray]:
+    """Returns the conversations of a split, packed into rows; kept, and made only when asked for."""
+    return rows(spec(config), split)
+
+
+def spec(config) -> str:
+    """Returns what the data are made of, in JSON."""
+    return json.dumps([config.source.to_dict(), config.tokenizer.to_dict(), config.context], sort_keys=True)
 
 
 @functools.lru_cache(maxsize=1)
 def load(spec: str) -> Corpus:
-    """Reads the source, learns the tokenizer from the training dialogues, and packs all into rows."""
-    source, how, context = json.loads(spec)
+    """Reads the source and learns the tokenizer from the training dialogues."""
+    source, how, _ = json.loads(spec)
     splits = build(SOURCES, source).splits
-    turns = {split: [turn for e in splits[split] for turn in e["turns"]] for split in splits}
-    tokenizer = build(tokenizers.TOKENIZERS, how, texts=turns["train"], special=SPECIAL)
-    rows, sizes = {}, {}
     for split, examples in splits.items():
-        ids = iter(tokenizer.encode_batch(turns[split]))
-        encoded = [[next(ids) for _ in example["turns"]] for example in examples]
-        documents = [d for dialogue in encoded for d in conversations(dialogue, tokenizer.special, context)]
-        if not documents:
+        if all(len(example["turns"]) < 2 for example in examples):
             raise ConfigError(f"{source['name']} {split} has no dialogue with a reply; one needs two turns")
-        rows[split] = text.pack(documents, context)
-        replies = (turn for example in examples for turn in example["turns"][1::2])
-        sizes[split] = sum(len(reply.encode()) for reply in replies)
-    return Corpus(tokenizer, rows, splits, sizes)
+    texts = [turn for example in splits["train"] for turn in example["turns"]]
+    return Corpus(build(tokenizers.TOKENIZERS, how, texts=texts, special=SPECIAL), splits)
+
+
+@functools.lru_cache(maxsize=3)
+def rows(spec: str, split: str) -> dict[str, np.ndarray]:
+    """Encodes the dialogues of a split and packs their conversations."""
+    (tokenizer, dialogues), context = load(spec), json.loads(spec)[-1]
+    ids = iter(tokenizer.encode_batch([turn for e in dialogues[split] for turn in e["turns"]]))
+    encoded = ([next(ids) for _ in example["turns"]] for example in dialogues[split])
+    documents = [d for dialogue in encoded for d in conversations(dialogue, tokenizer.special, context)]
+    return text.pack(documents, context)
 
 
 def conversations(turns: Sequence[np.ndarray], special, context: int) -> list[dict[str, np.ndarray]]:
@@ -129,7 +144,8 @@ def exchange(special, user: np.ndarray, bot: np.ndarray | None = None) -> list[i
 
 def passes(config, split: str) -> Callable:
     """Returns `() -> batches`: one pass over a split, every token of a reply once."""
-    return text.weighted_passes(data(config).rows[split], config.batch, rows=feed.rows(config.batch))
+    size, rows = config.batch, feed.rows(config.batch)
+    return lambda: text.weighted_passes(packed(config, split), size, rows=rows)()
 
 
 def summary(size: int, sums) -> dict[str, float]:
@@ -146,15 +162,15 @@ def files(config) -> dict[str, str]:
 
 def describe(config) -> dict[str, str]:
     """Returns what a run's summary says of its data."""
-    corpus = data(config)
+    (tokenizer, dialogues), train = data(config), packed(config, "train")
     sizes = ", ".join(
-        f"{split} {len(examples):,} ({int(corpus.rows[split]['weights'].sum()):,} tokens of replies)"
-        for split, examples in corpus.dialogues.items()
+        f"{split} {len(examples):,} ({int(packed(config, split)['weights'].sum()):,} tokens of replies)"
+        for split, examples in dialogues.items()
     )
     return {
-        "data": f"{config.source.name}: {sizes} dialogues, {corpus.tokenizer.size:,} different tokens",
-        "rows": f"{len(corpus.rows['train']['tokens']):,} of {config.context} tokens, "
-        f"{(corpus.rows['train']['segments'] > 0).mean():.1%} full",
+        "data": f"{config.source.name}: {sizes} dialogues, {tokenizer.size:,} different tokens",
+        "rows": f"{len(train['tokens']):,} of {config.context} tokens, "
+        f"{(train['segments'] > 0).mean():.1%} full",
     }
 
 
@@ -184,7 +200,8 @@ def reply(config, variables) -> Callable[[list[str]], Iterator[str]]:
         padded[0, : len(ids)] = ids
         lengths = np.array([len(ids)], np.int32)
         cache, logits = start(variables, padded, lengths, room=config.context)
-        key = jax.random.fold_in(jax.random.key(config.seed), len(turns))
+        draws = zlib.crc32(np.array(ids, np.int32).tobytes())  # of their own for each conversation
+        key = jax.random.fold_in(jax.random.key(config.seed), draws)
         end, length = tokenizer.special["end"], config.sampling.length
         return tokenizers.pieces(
             tokenizer, decoding.stream(step, cache, logits, choose, key, length=length, end=end)
@@ -215,7 +232,7 @@ def remembered(tokenizer: tokenizers.Tokenizer, turns: list[str], room: int) -> 
 def demo(config, variables, folder: Path) -> list[Path]:
     """Draws the loss by place in the reply, and held-out questions with replies beside the true ones."""
     corpus = data(config)
-    split = list(corpus.rows)[-1]
+    split = list(corpus.dialogues)[-1]
     return [
         by_place(config, variables, split, folder),
         conversation(config, variables, corpus.dialogues[split], f"{config.source.name}, {split}", folder),
@@ -246,6 +263,13 @@ def by_place(config, variables, split: str, folder: Path) -> Path:
     return figures.save(figure, folder / "loss_by_place.png")
 
 
+def drawable(words: str) -> str:
+    """Returns the text with U+FFFD for all but Latin letters and punctuation, which every font can draw."""
+    return "".join(
+        c if c.isprintable() and (c < "\u0250" or "\u2010" <= c <= "\u2026") else "\ufffd" for c in words
+    )
+
+
 def conversation(config, variables, examples: Sequence, title: str, folder: Path) -> Path:
     """Draws the second exchange of some dialogues: what was said before, the true reply, and the model's."""
     answer = reply(config, variables)
@@ -257,8 +281,7 @@ def conversation(config, variables, examples: Sequence, title: str, folder: Path
         said = [("user", turns[0]), ("bot", turns[1]), ("user", turns[2]), ("true", turns[3])]
         said.append(("model", "".join(answer(list(turns[:3])))))
         for who, words in said:
-            words = "".join(c if c.isprintable() else "\ufffd" for c in words)
-            lines = textwrap.wrap(f"{who}: {words}", 52)[:6]
+            lines = textwrap.wrap(f"{who}: {drawable(words)}", 52)[:6]
             colour = {"model": "tab:blue", "true": "tab:grey"}.get(who, "black")
             style = {"fontsize": 9, "va": "top", "parse_math": False, "transform": axis.transAxes}
             axis.text(0, top, "\n".join(lines), color=colour, **style)

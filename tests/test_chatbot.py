@@ -57,9 +57,9 @@ def test_every_reply_and_its_end_and_nothing_else_has_weight(context, config):
         config.context = context
     corpus = experiment.data(config)
     special = corpus.tokenizer.special
-    assert list(corpus.rows) == ["train", "validation", "test"]
-    for split, rows in corpus.rows.items():
-        found = []
+    assert list(corpus.dialogues) == ["train", "validation", "test"]
+    for split in corpus.dialogues:
+        rows, found = experiment.packed(config, split), []
         for row in range(len(rows["tokens"])):
             for segment in range(1, rows["segments"][row].max() + 1):
                 chosen = (rows["segments"][row] == segment) & (rows["weights"][row] > 0)
@@ -193,6 +193,25 @@ def test_dialogues_without_a_reply_are_named(config, monkeypatch):
         config.source = {"name": "monologues"}
     with pytest.raises(ValueError, match="monologues train has no dialogue with a reply"):
         experiment.make_task(config)
+
+
+def test_each_conversation_has_draws_of_its_own_and_the_same_ones_again(config, variables):
+    indifferent = jax.tree.map(jnp.zeros_like, variables)  # every token is as likely, whatever was said
+    answer = experiment.reply(config, indifferent)
+    said = ["".join(answer([turn])) for turn in ("who knows?", "the cat.", "who knows?")]
+    assert said[0] == said[2] != said[1]
+
+
+def test_who_only_talks_waits_for_no_conversation_to_be_packed(config, variables, monkeypatch):
+    experiment.rows.cache_clear()
+    monkeypatch.setattr(experiment.text, "pack", lambda *_: pytest.fail("conversations were packed"))
+    experiment.make_task(config)
+    assert "".join(experiment.reply(config, variables)(["who knows?"]))
+
+
+def test_what_a_font_may_lack_is_drawn_as_such():
+    assert experiment.drawable("d\u00e9j\u00e0 vu \u2026 `no`!") == "d\u00e9j\u00e0 vu \u2026 `no`!"
+    assert experiment.drawable("a`\u0348 \U0001f631\x00b") == "a`\ufffd \ufffd\ufffdb"
 
 
 def test_the_demo_draws(config, variables, tmp_path):

@@ -16,11 +16,12 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.seed, config.batch, config.length = 0, 64, 24
     config.source = {"name": "clinc_oos"}
     config.tokenizer = {"name": "wordpiece", "size": 8000}
-    config.model = {"name": "lstm_classifier", "embedding": 128, "width": 192, "dropout": 0.5}
-    config.label_smoothing = 0.0
+    config.model = {"name": "lstm_classifier", "embedding": 256, "width": 192, "dropout": 0.5}
+    config.label_smoothing = 0.1
     config.optimizer = {"name": "adamw", "weight_decay": 0.01, "clip": 1.0, "average": 0.995}
-    config.schedule = {"name": "cosine", "peak": 3e-3, "warmup": 100}
-    config.plan = {"steps": 2500, "log_every": 100, "eval_every": 500, "save_every": 500}
+    config.schedule = {"name": "cosine", "peak": 2e-3, "warmup": 100}
+    config.plan = {"steps": 2000, "log_every": 100, "eval_every": 250, "save_every": 500}
+    config.best = {"metric": "in_scope_accuracy", "higher_is_better": True}
     config.published = {
         "metric": "in_scope_accuracy",
         "value": 0.935,

@@ -5,7 +5,7 @@ All but the first weights is as there, the vocabulary too; so the run that pretr
     python -m experiments train --config=configs/masked_language_modeling/bert_tiny.py \
         --workdir=runs/bert_tiny
 
-then, with the seed as the fold as in text_cnn.py,
+then, with the seed as the fold and its validation sentences as in text_cnn.py,
 
     python -m experiments train --config=configs/sentiment/bert_scratch.py --workdir=runs/sentiment_scratch
 """
@@ -23,7 +23,8 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.model = {"name": "bert", "width": 128, "depth": 2, "heads": 2, "dropout": 0.1}
     config.optimizer = {"name": "adamw", "weight_decay": 0.01, "clip": 1.0}
     config.schedule = {"name": "linear", "peak": 3e-4, "warmup": 100}
-    config.plan = {"steps": 1000, "log_every": 50, "eval_every": 250, "save_every": 500}
+    config.plan = {"steps": 1000, "log_every": 50, "eval_every": 100, "save_every": 500}
+    config.best = {"metric": "accuracy", "higher_is_better": True}
     config.published = {
         "metric": "accuracy",
         "value": 0.761,
