@@ -18,11 +18,11 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.seed, config.batch, config.length = 0, 8, 64
     config.sources = ["tatoeba_deu_eng", "self_dialogue", "clinc_oos"]
     config.tokenizer = {"name": "wordpiece", "size": 8000}
-    config.model = {"name": "bert", "width": 128, "depth": 2, "heads": 2, "dropout": 0.0}
+    config.model = {"name": "bert", "width": 128, "depth": 2, "heads": 2, "init_std": 0.05, "dropout": 0.0}
     config.model.attention_dropout = 0.0  # hardly a sentence is seen twice
     config.optimizer = {"name": "adamw", "weight_decay": 0.01, "clip": 1.0, "b2": 0.98}
-    config.schedule = {"name": "linear", "peak": 1e-3, "warmup": 400}
-    config.plan = {"steps": 8000, "log_every": 200, "eval_every": 2000, "save_every": 2000}
+    config.schedule = {"name": "linear", "peak": 1e-3, "warmup": 200}
+    config.plan = {"steps": 16_000, "log_every": 200, "eval_every": 4000, "save_every": 2000}
     if scale == "smoke":
         config.batch, config.length = 16, 32
         config.sources, config.tokenizer.size = ["synthetic_sentences"], 200

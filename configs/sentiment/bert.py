@@ -22,7 +22,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.seed, config.batch, config.length = 0, 32, 64
     config.source = {"name": "sentence_polarity", "fold": -1, "validation": 0.1}
     config.tokenizer = {"name": "file", "path": "runs/bert_tiny/tokenizer.json"}
-    config.model = {"name": "bert", "width": 128, "depth": 2, "heads": 2, "dropout": 0.1}
+    config.model = {"name": "bert", "width": 128, "depth": 2, "heads": 2, "init_std": 0.05, "dropout": 0.1}
     config.init = {
         "from": "runs/bert_tiny",
         "config": "configs/masked_language_modeling/bert_tiny.py",
