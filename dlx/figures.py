@@ -38,7 +38,10 @@ def dated(axis) -> None:
 
 
 def learning_curves(records: Sequence[Mapping], names: Sequence[str], file: Path) -> Path:
-    """Draws each metric of `names` against the step, a line per set; one point becomes a dashed level."""
+    """Draws each metric of `names` against the step, a line per set; one point becomes a dashed level.
+
+    A loss that falls to a tenth or further is drawn on a logarithmic scale.
+    """
     figure, axes = canvas(1, len(names), figsize=(5 * len(names), 3.6), squeeze=False)
     colours = {"train": "tab:grey", "validation": "tab:blue", "test": "tab:red"}
     for axis, name in zip(axes[0], names, strict=True):
@@ -49,7 +52,8 @@ def learning_curves(records: Sequence[Mapping], names: Sequence[str], file: Path
             elif points:
                 label = f"{split} at the end: {points[0][1]:.4g}"
                 axis.axhline(points[0][1], color=colour, linestyle="--", label=label, linewidth=1)
-        if name == "loss":
+        values = [r[name] for r in records if r["set"] in colours and name in r]
+        if name == "loss" and values and 0 < 10 * min(values) <= max(values):
             axis.set_yscale("log")
         axis.set(xlabel="step", ylabel=name)
         axis.grid(alpha=0.3)

@@ -5,7 +5,11 @@ entropy in nats, an image; with "gaussian" they give pixels, and the loss is hal
 A variational autoencoder adds the divergence of its code, and "elbo" is the lower bound on the log-likelihood
 of binary images, in nats: each pixel is on with the probability of its intensity, drawn anew at each step of
 training, and once and for all for evaluation. "squared_error" is the reconstruction's, summed over pixels,
-of the image as it is, from the mean of the code.
+of the image as it is, from the mean of the code. "restoration_error" is that of what a denoising autoencoder
+makes of noisy images, whose noise is drawn once and for all too. Beside each stands, under "<metric>_<peer>",
+what needs no network and learned from the same images: "pca", as many principal components as there are
+numbers in a code; "linear", the best linear map from noisy images to clean ones (Wiener 1949); "pixels",
+the likelihood of images whose pixels know nothing of each other.
 """
 
 import functools
@@ -54,20 +58,26 @@ def make_task(config) -> Task:
         return each.mean(), (state, {"loss": metrics.mean(each)})
 
     def evaluator(split):
-        return mean_over(passes(config, split), functools.partial(score, config, model), summary)
+        report = functools.partial(summary, functools.cache(functools.partial(peers, config, split)))
+        return mean_over(passes(config, split), functools.partial(score, config, model), report)
 
     return Task(init, loss, train, {split: evaluator(split) for split in splits if split != "train"})
 
 
 def score(config, model: Model, variables, batch):
-    """Returns the sums of a batch: a bound or the loss, and the squared error of the reconstruction.
+    """Returns the sums of a batch: a bound or the loss, and the squared errors of what comes back.
 
     Variational codes are drawn with one key for all batches.
     """
     x = pixels(batch["image"], brightest(config))
+
+    def distance(found):
+        return jnp.square(shown(config, found["reconstruction"]) - x).sum(axis=(1, 2, 3))
+
     found, _ = model.apply(variables, x)
-    error = jnp.square(shown(config, found["reconstruction"]) - x).sum(axis=(1, 2, 3))
-    report = {"squared_error": error, "loss": cost(config, x, found)}
+    report = {"squared_error": distance(found), "loss": cost(config, x, found)}
+    if noise(config):
+        report = {"restoration_error": distance(model.apply(variables, batch["noisy"])[0])} | report
     if variational(config):
         found, _ = model.apply(variables, batch["binary"], key=jax.random.key(0))
         report["loss"] = cost(config, batch["binary"], found)
@@ -75,11 +85,33 @@ def score(config, model: Model, variables, batch):
     return {name: metrics.mean(each, batch["mask"]) for name, each in report.items()}
 
 
-def summary(sums) -> dict[str, float]:
-    """Returns the metrics of a split, first the one that the model is about."""
+def summary(others: Callable, sums) -> dict[str, float]:
+    """Returns the metrics of a split, first the one that the model is about, and then `others()`."""
     found = metrics.summarize(sums)
-    first = "elbo" if "elbo" in found else "squared_error"
-    return {first: found[first]} | found
+    first = next(name for name in ("elbo", "restoration_error", "squared_error") if name in found)
+    return {first: found[first]} | found | others()
+
+
+def peers(config, split: str) -> dict[str, float]:
+    """Returns "<metric>_<peer>" on a split: what is reached without a network, from the training images."""
+    train, x = (flat(data(config).splits[name]["image"]) / brightest(config) for name in ("train", split))
+    mean = train.mean(axis=0)
+    variances, axes = np.linalg.eigh((train - mean).T @ (train - mean) / len(train))
+
+    def error(centred):
+        return float(np.square(np.clip(mean + centred, 0, 1) - x).sum(axis=1).mean())
+
+    if noise(config):
+        shares = variances / (variances + noise(config) ** 2)
+        return {
+            "restoration_error_linear": error((flat(noisy(config, split)) - mean) @ axes * shares @ axes.T)
+        }
+    kept = axes[:, -config.model.code :]
+    found = {"squared_error_pca": error((x - mean) @ kept @ kept.T)}
+    if variational(config):
+        on, ones = (train.sum(axis=0) + 0.5) / (len(train) + 1), flat(binary(config, split))
+        found["elbo_pixels"] = float((ones * np.log(on) + (1 - ones) * np.log(1 - on)).sum(axis=1).mean())
+    return found
 
 
 def cost(config, x, found):
@@ -103,6 +135,11 @@ def variational(config) -> bool:
     return config.model.name == "variational_autoencoder"
 
 
+def noise(config) -> float:
+    """Returns the deviation of the noise that is to be taken away, 0 where there is none."""
+    return config.model.get("noise", 0.0)
+
+
 def network(config) -> Model:
     """Returns the model."""
     return build(MODELS, config.model)
@@ -111,6 +148,11 @@ def network(config) -> Model:
 def pixels(images, high: float):
     """Returns images in 0 ... 1."""
     return jnp.asarray(images, jnp.float32) / high
+
+
+def flat(images: np.ndarray) -> np.ndarray:
+    """Returns images [n, h, w, c] as rows [n, d] in float32."""
+    return images.reshape(len(images), -1).astype(np.float32)
 
 
 def brightest(config) -> float:
@@ -129,13 +171,28 @@ def _load(spec: str):
 
 
 def passes(config, split: str) -> Callable:
-    """Returns `() -> batches`: one pass over a split, in order, with the binary images that are evaluated."""
-    arrays, high = data(config).splits[split], brightest(config)
+    """Returns `() -> batches`: one pass over a split, in order, with the images that are binary or noisy."""
+    arrays = data(config).splits[split]
     rows = {"image": arrays["image"], "label": arrays["label"]}
     if variational(config):
-        dice = np.random.default_rng(0).random(arrays["image"].shape, np.float32)
-        rows["binary"] = (dice < arrays["image"] / np.float32(high)).astype(np.float32)
+        rows["binary"] = binary(config, split)
+    if noise(config):
+        rows["noisy"] = noisy(config, split)
     return pipeline.passes(rows, config.batch, rows=feed.rows(config.batch))
+
+
+def binary(config, split: str) -> np.ndarray:
+    """Returns the binary images [n, h, w, c] of a split, float32."""
+    images = data(config).splits[split]["image"]
+    dice = np.random.default_rng(0).random(images.shape, np.float32)
+    return (dice < images / np.float32(brightest(config))).astype(np.float32)
+
+
+def noisy(config, split: str) -> np.ndarray:
+    """Returns the images [n, h, w, c] of a split with noise, float32, not cut off at 0 and 1."""
+    images = data(config).splits[split]["image"]
+    drawn = np.random.default_rng(0).standard_normal(images.shape, np.float32)
+    return images / np.float32(brightest(config)) + np.float32(noise(config)) * drawn
 
 
 def shape(config) -> tuple[int, ...]:
@@ -192,11 +249,11 @@ def embedding(config, variables, file: Path) -> Path:
 
     found = collected(passes(config, "test"), predict, lambda values: values)(variables)
     code, label = found["code"][:5000], found["label"][:5000]
-    told = "codes of test images"
+    told, kind = "codes of test images", "number of the code"
     if code.shape[1] > 2:
         centred = code - code.mean(axis=0)
         _, _, axes = np.linalg.svd(centred, full_matrices=False)
-        code, told = centred @ axes[:2].T, f"{told}: 2 principal components of {code.shape[1]} numbers"
+        code, kind = centred @ axes[:2].T, f"principal component of {code.shape[1]} numbers"
     figure, axis = figures.canvas(figsize=(7.5, 6))
     classes, size = data(config).classes, 5 if len(code) > 1000 else 16
     for number, name in enumerate(classes):
@@ -205,6 +262,7 @@ def embedding(config, variables, file: Path) -> Path:
             *own[:, :2].T, s=size, color=f"C{number % 10}", label=name, linewidths=0, rasterized=True
         )
     axis.set_title(f"{config.source.name}: {told}", fontsize=10)
+    axis.set(xlabel=f"first {kind}", ylabel=f"second {kind}")
     axis.grid(alpha=0.3)
     if len(classes) <= 10:
         figure.legend(loc="outside right center", frameon=False, markerscale=3)

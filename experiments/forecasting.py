@@ -257,12 +257,17 @@ def pictures(config, found, best: str, file: Path, count: int = 6) -> Path:
         axis.set_title(f"{name}, from {str(source.time[middle]).removesuffix('T00:00')}", fontsize=9)
         figures.dated(axis)
         axis.grid(alpha=0.3)
+    what = ("log return of " if config.log_returns else "") + config.targets[0]
     for axis in axes[:, 0]:
-        axis.set_ylabel(config.targets[0])
+        axis.set_ylabel(what)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    kind = "log returns of " if config.log_returns else ""
-    figure.suptitle(f"{config.source.name}: {kind}{config.targets[0]}, forecasts of the test data")
+    figure.suptitle(f"{called(config)}: {what}, forecasts of the test data")
     return figures.save(figure, file)
+
+
+def called(config) -> str:
+    """Returns the name of the series: that within a set of several, where the source has such."""
+    return config.source.get("series", config.source.name)
 
 
 def marks(config) -> dict:
@@ -287,7 +292,7 @@ def by_step(config, found, naive: Mapping[str, np.ndarray], file: Path) -> Path:
             label = name.replace("_", " ")
             axes[0, 0].plot(steps, curve, "--", color=f"C{number}", label=label, linewidth=1, **marks(config))
     axes[0, 0].set(ylabel="mean squared error (standardised)", ylim=(0, None))
-    axes[0, 0].set_title(f"{config.source.name}: error over {len(truth):,} test windows", fontsize=10)
+    axes[0, 0].set_title(f"{called(config)}: error over {len(truth):,} test windows", fontsize=10)
     axes[0, 0].legend(frameon=False, fontsize=8)
     for number, level in enumerate(config.quantiles):
         below = ((truth <= found["outputs"][..., number]) * seen).sum((0, 2)) / weight
@@ -296,9 +301,10 @@ def by_step(config, found, naive: Mapping[str, np.ndarray], file: Path) -> Path:
     if config.quantiles:
         axes[0, 1].set(ylabel="share of values below the quantile", ylim=(0, 1))
         axes[0, 1].set_title("calibration (dotted: what the shares should be)", fontsize=10)
-        between = {"loc": "center", "bbox_to_anchor": (0.5, 0.7), "ncols": len(config.quantiles)}
-        axes[0, 1].legend(title="quantile", frameon=False, fontsize=8, **between)
+        beside = {"loc": "upper left", "bbox_to_anchor": (1, 1), "reverse": True}
+        axes[0, 1].legend(title="quantile", frameon=False, fontsize=8, **beside)
     for axis in axes.flat:
         axis.set_xlabel("step of the horizon")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     return figures.save(figure, file)

@@ -48,6 +48,53 @@ def test_pixels_are_on_as_often_as_they_are_bright():
         assert on[some].mean() == pytest.approx(bright[some].mean(), abs=0.08)
 
 
+def rows(images):
+    return np.asarray(images, np.float64).reshape(len(images), -1)
+
+
+def test_the_restored_images_are_noisy_ones_and_the_linear_peer_is_the_best_linear_map():
+    config = smoke("digits_denoising")
+    task, model = autoencoding.make_task(config), autoencoding.network(config)
+    variables = jax.jit(task.init)(jax.random.key(0))
+    x = rows(autoencoding.tested(config, 10**6))
+    noisy = rows(np.concatenate([b["noisy"][b["mask"] > 0] for b in autoencoding.passes(config, "test")()]))
+    assert (noisy - x).std() == pytest.approx(config.model.noise, rel=0.05)
+    assert abs((noisy - x).mean()) < 0.02
+    found = task.evaluators["test"](variables)
+    again = jax.nn.sigmoid(model.apply(variables, jnp.asarray(noisy, jnp.float32))[0]["reconstruction"])
+    expected = np.square(np.asarray(again) - x).sum(1).mean()
+    assert next(iter(found)) == "restoration_error"
+    assert found["restoration_error"] == pytest.approx(expected, rel=1e-4)
+    assert (
+        abs(found["restoration_error"] - found["squared_error"]) > 1e-3
+    )  # of the clean images it is another
+    train = rows(autoencoding.data(config).splits["train"]["image"]) / autoencoding.brightest(config)
+    covariance = np.cov(train.T, bias=True)
+    weights = np.linalg.solve(covariance + config.model.noise**2 * np.eye(x.shape[1]), covariance)
+    restored = np.clip(train.mean(0) + (noisy - train.mean(0)) @ weights, 0, 1)
+    assert found["restoration_error_linear"] == pytest.approx(np.square(restored - x).sum(1).mean(), rel=1e-3)
+
+
+def test_the_peers_of_other_autoencoders_are_principal_components_and_independent_pixels():
+    decomposition = pytest.importorskip("sklearn.decomposition", reason="compares with scikit-learn")
+    config = smoke("digits_variational")
+    task = autoencoding.make_task(config)
+    found = task.evaluators["test"](jax.jit(task.init)(jax.random.key(0)))
+    train = rows(autoencoding.data(config).splits["train"]["image"]) / autoencoding.brightest(config)
+    x = rows(autoencoding.tested(config, 10**6))
+    pca = decomposition.PCA(config.model.code).fit(train)
+    again = np.clip(pca.inverse_transform(pca.transform(x)), 0, 1)
+    assert found["squared_error_pca"] == pytest.approx(np.square(again - x).sum(1).mean(), rel=1e-3)
+    plain = smoke("digits")
+    with plain.unlocked():
+        plain.model.code = config.model.code
+    assert autoencoding.peers(plain, "test") == {"squared_error_pca": found["squared_error_pca"]}
+    on = (train.sum(0) + 0.5) / (len(train) + 1)
+    ones = rows(autoencoding.binary(config, "test"))
+    likelihood = np.log(np.where(ones == 1, on, 1 - on)).sum(1).mean()
+    assert found["elbo_pixels"] == pytest.approx(likelihood, rel=1e-4)
+
+
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
 def test_the_squared_error_is_of_pixels(likelihood):
     config = smoke("digits")

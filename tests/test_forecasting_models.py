@@ -85,18 +85,28 @@ def test_a_level_added_to_the_history_is_added_to_the_forecast(name):
 # Parity
 
 
-def test_dlinear_is_the_formula_of_the_paper():
+def test_dlinear_is_the_formula_of_the_paper_and_so_are_its_gradients():
     model, variables, x = built("dlinear", jax.random.key(0), quantiles=2)
-    x = np.asarray(x, np.float64)[..., :TARGETS]
-    padded = np.concatenate([x[:, :1], x[:, :1], x, x[:, -1:], x[:, -1:]], axis=1)
-    trend = np.stack([padded[:, t : t + 5].mean(axis=1) for t in range(HISTORY)], axis=1)
-    parts = {"trend": trend, "seasonal": x - trend}
-    expected = sum(
-        np.einsum("btc,tk->bck", parts[name], np.asarray(weights["kernel"])) + np.asarray(weights["bias"])
-        for name, weights in variables.params.items()
-    )
-    expected = expected.reshape(4, TARGETS, HORIZON, 2).swapaxes(1, 2)
-    assert np.allclose(model.apply(variables, jnp.asarray(x, jnp.float32))[0], expected, atol=1e-4)
+    rows = np.clip(np.arange(HISTORY)[:, None] + np.arange(-2, 3), 0, HISTORY - 1)
+    pull = np.random.default_rng(2).normal(size=(4, HORIZON, TARGETS, 2)).astype(np.float32)
+
+    def formula(params, x):
+        trend = x[:, rows, :TARGETS].mean(axis=2)
+        parts = {"trend": trend, "seasonal": x[..., :TARGETS] - trend}
+        lines = {name: jnp.einsum("btc,tk->bck", parts[name], w["kernel"]) for name, w in params.items()}
+        y = sum(line + params[name]["bias"] for name, line in lines.items())
+        return y.reshape(4, TARGETS, HORIZON, 2).swapaxes(1, 2)
+
+    def ours(params, x):
+        return model.apply(variables._replace(params=params), x)[0]
+
+    given = variables.params, x
+    assert np.allclose(ours(*given), formula(*given), atol=1e-4)
+    gradients = [
+        jax.grad(lambda params, x, f=f: (f(params, x) * pull).sum(), argnums=(0, 1))(*given)
+        for f in (ours, formula)
+    ]
+    jax.tree.map(lambda mine, plain: np.testing.assert_allclose(mine, plain, atol=2e-4), *gradients)
 
 
 def test_nlinear_is_the_formula_of_the_paper():
@@ -115,10 +125,11 @@ def tensors(tree):
 
 
 def test_patchtst_is_that_of_torch():
-    """The model in PyTorch's words: instance normalisation, unfold, attention, batch norm over tokens."""
+    """In PyTorch's words: instance normalisation, unfold, attention that starts at the scores of the layer
+    below, batch norm over tokens."""
     torch = pytest.importorskip("torch", reason="compares with PyTorch")
     functional = torch.nn.functional
-    model, variables, x = built("patchtst", jax.random.key(0))
+    model, variables, x = built("patchtst", jax.random.key(0), depth=2)
     params, stats = tensors(variables.params), tensors(variables.state["batch_stats"])
     given = torch.tensor(np.array(x))[..., :TARGETS]
     mean, std = given.mean(1, keepdim=True), torch.sqrt(given.var(1, keepdim=True, unbiased=False) + 1e-5)
@@ -135,17 +146,17 @@ def test_patchtst_is_that_of_torch():
         flat = functional.batch_norm(flat, wide["mean"], wide["var"], weights["scale"], weights["bias"])
         return flat.transpose(1, 2)
 
-    for layer in range(1):
+    scores = torch.zeros(1, 1)
+    for layer in range(2):
         weights = params[f"attention_{layer}"]
-        attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
-        with torch.no_grad():
-            attention.in_proj_weight.copy_(weights["qkv"]["kernel"].T)
-            attention.in_proj_bias.copy_(weights["qkv"]["bias"])
-            attention.out_proj.weight.copy_(weights["out"]["kernel"].T)
-            attention.out_proj.bias.copy_(weights["out"]["bias"])
-            z = norm(z + attention(z, z, z, need_weights=False)[0], f"norm_{layer}_1")
-            hidden = functional.gelu(linear(z, params[f"dense_{layer}_1"]))
-            z = norm(z + linear(hidden, params[f"dense_{layer}_2"]), f"norm_{layer}_2")
+        query, key, value = (
+            part.unflatten(-1, (2, 4)).transpose(1, 2) for part in linear(z, weights["qkv"]).split(8, dim=-1)
+        )
+        seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=scores)
+        scores = scores + query @ key.transpose(2, 3) / 4**0.5
+        z = norm(z + linear(seen.transpose(1, 2).flatten(2), weights["out"]), f"norm_{layer}_1")
+        hidden = functional.gelu(linear(z, params[f"dense_{layer}_1"]))
+        z = norm(z + linear(hidden, params[f"dense_{layer}_2"]), f"norm_{layer}_2")
     y = linear(z.flatten(1), params["forecast"]).reshape(4, TARGETS, HORIZON).transpose(1, 2) * std + mean
     assert np.allclose(model.apply(variables, x)[0][..., 0], y.numpy(), rtol=1e-4, atol=1e-4)
 

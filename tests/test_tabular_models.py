@@ -52,6 +52,37 @@ def test_the_number_of_parameters_is_that_of_the_paper_by_hand():
     assert count("ft_transformer", 8, 0) == expected
 
 
+def test_numbers_as_waves_are_the_formula_of_the_paper():
+    """PLR of Gorishniy et al. (2022) by hand: relu(linear(concat(cos(2 pi c x), sin(2 pi c x)))), column by
+    column."""
+    model = MODELS["tabular_mlp"](2, (), embedding=4, hidden=(), dropout=0.0, waves=3, deviation=0.5)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5)), jnp.float32)
+    codes = jnp.zeros((6, 0), jnp.int32)
+    variables = jax.jit(model.init)(jax.random.key(0), x, codes)
+    sizes = jax.tree.map(jnp.shape, variables.params)
+    assert sizes == {
+        "features": {"numbers": {"frequencies": (5, 3), "kernel": (5, 6, 4), "bias": (5, 4)}},
+        "head": {"kernel": (5 + 20, 2), "bias": (2,)},
+    }
+    waves, head = jax.tree.map(
+        np.asarray, (variables.params["features"]["numbers"], variables.params["head"])
+    )
+    vectors = [np.asarray(x)]
+    for column in range(5):
+        phase = 2 * np.pi * np.outer(x[:, column], waves["frequencies"][column])
+        both = np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
+        vectors.append(np.maximum(both @ waves["kernel"][column] + waves["bias"][column], 0))
+    expected = np.concatenate(vectors, axis=1) @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(model.apply(variables, x, codes)[0], expected, atol=1e-5)
+    many = MODELS["tabular_mlp"](1, (), waves=2000, deviation=0.5)
+    shapes = jax.jit(many.init)(jax.random.key(0), x, codes).params["features"]["numbers"]
+    assert float(shapes["frequencies"].std()) == pytest.approx(0.5, rel=0.05)
+    slopes = jax.grad(lambda p: model.apply(variables._replace(params=p), x, codes)[0].sum())(
+        variables.params
+    )
+    assert (jnp.abs(slopes["features"]["numbers"]["frequencies"]) > 0).all()
+
+
 def test_without_a_key_the_outputs_are_the_same_twice_and_with_one_they_vary(built):
     model, variables, inputs = built
     outputs, state = model.apply(variables, *inputs)

@@ -23,8 +23,9 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.quantiles = []
     config.model = {"name": "patchtst", "width": 16, "depth": 3, "heads": 4, "hidden": 128, "dropout": 0.3}
     config.optimizer = {"name": "adam"}
-    config.schedule = {"name": "cosine", "peak": 1e-3, "warmup": 50}
-    config.plan = {"steps": 300, "log_every": 50, "eval_every": 100, "save_every": 150}
+    config.schedule = {"name": "cosine", "peak": 2e-4, "warmup": 0}
+    config.plan = {"steps": 2048, "log_every": 64, "eval_every": 256, "save_every": 512}
+    config.best = {"metric": "mse", "higher_is_better": False}
     if scale.isdigit():
         config.horizon = int(scale)
     config.published = {

@@ -16,7 +16,8 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.model = {"name": "ft_transformer", "width": 64, "depth": 3, "heads": 8, "attention_dropout": 0.1}
     config.optimizer = {"name": "adamw", "weight_decay": 0.01, "average": 0.995}
     config.schedule = {"name": "cosine", "peak": 1e-3, "warmup": 200}
-    config.plan = {"steps": 3000, "log_every": 200, "eval_every": 1000, "save_every": 1000}
+    config.plan = {"steps": 3000, "log_every": 200, "eval_every": 500, "save_every": 1000}
+    config.best = {"metric": "rmse", "higher_is_better": False}
     config.published = {
         "metric": "rmse",
         "value": 47730,

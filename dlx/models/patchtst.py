@@ -1,11 +1,12 @@
 """PatchTST (Nie et al. 2023, "A time series is worth 64 words"): patches of one channel as tokens."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dlx.core import Model
-from dlx.layers.attention import SelfAttention
+from dlx.layers.attention import Projections
 from dlx.layers.normalization import BatchNorm
 from dlx.layers.recurrent import uniform
 from dlx.layers.regularization import dropout
@@ -20,11 +21,35 @@ def patches(x: Float[Array, "b t"], size: int, stride: int) -> Float[Array, "b n
     return x[:, stride * jnp.arange(count)[:, None] + jnp.arange(size)]
 
 
+def dense(inputs: int, outputs: int, name: str) -> nn.Dense:
+    """Returns a dense layer that starts as PyTorch's do, within 1 / sqrt(inputs) of 0."""
+    bound = uniform(inputs**-0.5)
+    return nn.Dense(outputs, kernel_init=bound, bias_init=bound, name=name)
+
+
+class ResidualAttention(nn.Module):
+    """Attention whose scores are added to those of the layer below (He et al. 2021, "RealFormer")."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n d"], below: Float[Array, "b heads n n"] | None
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "b heads n n"]]:
+        """Returns what each token has seen, and the scores: before the softmax, those `below` added."""
+        width = x.shape[-1]
+        query, key, value = Projections(self.heads, uniform(width**-0.5), "float32", name="qkv")(x)
+        scores = jnp.einsum("bthd,bshd->bhts", query, key) * (width // self.heads) ** -0.5
+        scores = scores if below is None else scores + below
+        seen = jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(scores), value)
+        return dense(width, width, "out")(seen.reshape(x.shape)), scores
+
+
 class PatchTST(nn.Module):
     """An encoder over the patches of each channel by itself, and a linear map from all tokens to the future.
 
     As in the paper, attention and dense layers are followed by the addition of what came in and by batch
-    normalisation over the tokens. (The published code also adds each layer's scores to the next layer's.)
+    normalisation over the tokens; as in its code, each layer's scores are added to the next layer's.
     """
 
     targets: int
@@ -51,17 +76,19 @@ class PatchTST(nn.Module):
 
         x, scale = normalize(history[..., : self.targets])
         x = patches(x.swapaxes(1, 2).reshape(-1, x.shape[1]), self.patch, self.stride)
-        x = nn.Dense(self.width, name="patches")(x)
+        x = dense(self.patch, self.width, "patches")(x)
         places = self.param("positions", uniform(0.02), x.shape[1:])
         x = drop(x + places)
+        scores = None
         for layer in range(self.depth):
-            y = SelfAttention(self.heads, name=f"attention_{layer}")(x)
+            y, scores = ResidualAttention(self.heads, name=f"attention_{layer}")(x, scores)
             x = norm(f"norm_{layer}_1", x + drop(y))
-            y = drop(nn.gelu(nn.Dense(self.hidden, name=f"dense_{layer}_1")(x), approximate=False))
-            x = norm(f"norm_{layer}_2", x + drop(nn.Dense(self.width, name=f"dense_{layer}_2")(y)))
-        bound = uniform((x.shape[1] * self.width) ** -0.5)
-        head = nn.Dense(self.horizon * self.quantiles, kernel_init=bound, bias_init=bound, name="forecast")
-        y = head(x.reshape(len(x), -1)).reshape(len(history), self.targets, self.horizon, self.quantiles)
+            y = nn.gelu(dense(self.width, self.hidden, f"dense_{layer}_1")(x), approximate=False)
+            y = dense(self.hidden, self.width, f"dense_{layer}_2")(drop(y))
+            x = norm(f"norm_{layer}_2", x + drop(y))
+        x = x.reshape(len(x), -1)
+        y = dense(x.shape[1], self.horizon * self.quantiles, "forecast")(x)
+        y = y.reshape(len(history), self.targets, self.horizon, self.quantiles)
         return restore(jnp.moveaxis(y, 1, 2), scale)
 
 
