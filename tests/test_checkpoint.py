@@ -10,7 +10,7 @@ import pytest
 from conftest import same
 
 from dlx import sharding
-from dlx.checkpoint import CheckpointError, store
+from dlx.checkpoint import CheckpointError, check, store
 from dlx.core import TrainState, Variables
 
 # TensorStore answers reads that fail after Orbax has closed the event loop that asked.
@@ -257,8 +257,9 @@ def test_a_damaged_best_step_is_an_error_and_never_another_step(tmp_path):
             opened.restore(layout(make(0)), best=True)
         with pytest.raises(CheckpointError, match="2 has a manifest that fails its own checksum"):
             opened.best(5)
-    manifest.write_text(whole)
-    next(path for path in (tmp_path / "checkpoints" / "2" / "state" / "d").iterdir()).unlink()
+    held = json.loads(whole)
+    held["leaves"]["step"]["sum"] = "another"
+    manifest.write_text(json.dumps(held | {"crc32": check(held["leaves"], held["score"])}))
     message = "the best checkpoint under .* is damaged: 2"
     with (
         store(tmp_path) as opened,
