@@ -9,7 +9,8 @@ then, with the seed as the fold and its validation sentences as in text_cnn.py,
 
     python -m experiments train --config=configs/sentiment/bert.py --workdir=runs/sentiment_bert
 
-bert_scratch.py is the same without the weights; the published value beside both is that of a CNN.
+bert_scratch.py is the same without the weights; the published value beside both is that of a CNN. With
+so little text of another kind to learn from, pretraining does not help: see experiments/LOG.md.
 """
 
 from ml_collections import ConfigDict
