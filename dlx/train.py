@@ -181,11 +181,10 @@ def fit(
                 found = {name: evaluator(seen) for name, evaluator in task.evaluators.items()}
                 for name, values in found.items():
                     write(done, name, values)
-            better = evaluate and score is not None and score(found) > best
-            if better and score is not None:
-                best = score(found)
-            if save or stopping or better:
-                store.save(done, state, best if better else None)
+            rating = score(found) if evaluate and score else -math.inf
+            if save or stopping or rating > best:
+                store.save(done, state, rating if rating > best else None)
+            best = rating if rating > best else best
             if stopping:
                 raise Stopped(done)
     return state
