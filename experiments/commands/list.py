@@ -16,17 +16,15 @@ def add_arguments(parser) -> None:
 
 def run(arguments) -> None:
     """Prints a line for each config."""
-    rows = [row(name) for file in sorted(CONFIGS.glob("*/*.py")) for name in (str(file), *variants(file))]
+    rows = [
+        row(name)
+        for file in sorted(CONFIGS.glob("*/*.py"))
+        for name in (str(file), *reproduce.variants(file))
+    ]
     if arguments.json:
         print(*map(json.dumps, rows), sep="\n")
         return
     print(*table(rows), sep="\n")
-
-
-def variants(file: Path) -> list[str]:
-    """Returns the variants of a config that have a result, as "file.py:variant"."""
-    found = sorted((reproduce.RESULTS / file.parent.name).glob(f"{file.stem}-*.json"))
-    return [f"{file}:{result.stem.removeprefix(f'{file.stem}-')}" for result in found]
 
 
 def row(name: str) -> dict:

@@ -142,10 +142,14 @@ def everything() -> list[str]:
     found = []
     for file in sorted(Path("configs").glob("*/*.py")):
         if "sweep" not in configuration.load(str(file)):
-            results = sorted((RESULTS / file.parent.name).glob(f"{file.stem}-*.json"))
-            variants = [result.stem.removeprefix(f"{file.stem}-") for result in results]
-            found += [str(file), *(f"{file}:{variant}" for variant in variants)]
+            found += [str(file), *variants(file)]
     return found
+
+
+def variants(file: Path) -> list[str]:
+    """Returns the variants of a config that have a result, as "file.py:variant"."""
+    found = sorted((RESULTS / file.parent.name).glob(f"{file.stem}-*.json"))
+    return [f"{file}:{result.stem.removeprefix(f'{file.stem}-')}" for result in found]
 
 
 def find(name: str) -> Path:
