@@ -28,9 +28,7 @@ def test_the_sum_of_shifts_is_the_convolution_by_groups(case):
     np.testing.assert_allclose(depthwise.weighted_shifts(*case), plain, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("block", [1, 1 << 18])
-def test_its_gradients_are_those_of_the_convolution_by_groups(case, block, monkeypatch):
-    monkeypatch.setattr(depthwise, "BLOCK", block)
+def test_its_gradients_are_those_of_the_convolution_by_groups(case):
     x, kernel, stride = case
 
     def gradients(convolution):

@@ -14,8 +14,6 @@ from jaxtyping import Array, Float, Shaped
 
 from dlx.layers.placement import parts
 
-BLOCK = 1 << 18  # bytes of a gradient that are looked at together: they stay in a core's cache
-
 
 class DepthwiseConv(nn.Module):
     """A convolution of every channel with its own odd window; with stride 1 the sides stay."""
@@ -95,29 +93,16 @@ def image_gradient(x, kernel, gradient, stride: int) -> Shaped[Array, "b h w c"]
 
 
 def kernel_gradient(x, kernel, gradient, stride: int) -> Shaped[Array, "k k 1 c"]:
-    """Returns the gradient of the kernel, summed over blocks of an image's rows that fit a core's cache.
+    """Returns the gradient of the kernel: at every place in a window, its pixels times the output's gradient.
 
-    On several devices, over each device's images at once: blocks in turn would lie on one of them.
+    One reduction adds up all places over the rows, in one pass. Sums of single places would go to YNNPACK,
+    for which XLA copies every shifted image first (experiments/LOG.md).
     """
-    size, (batch, rows, columns, channels) = len(kernel), gradient.shape
-    if parts() > 1:
-        pixels, wide = shifts(surrounded(x, size // 2), size, stride), gradient.astype(jnp.float32)
-        total = jnp.stack([(there * wide).sum((0, 1, 2)) for there in pixels])
-        return total.reshape(kernel.shape).astype(kernel.dtype)
-    fit = max(1, BLOCK // (4 * columns * channels))
-    block = max(count for count in range(1, min(fit, rows) + 1) if rows % count == 0)
-    x = surrounded(x, size // 2)
-
-    def add(index, total):
-        image, row = index // (rows // block), index % (rows // block) * block
-        window = ((block - 1) * stride + size, *x.shape[2:])
-        there = jax.lax.dynamic_slice(x, (image, row * stride, 0, 0), (1, *window))
-        here = jax.lax.dynamic_slice(gradient, (image, row, 0, 0), (1, block, columns, channels))
-        here = here.astype(jnp.float32)
-        return total + jnp.stack([(pixels * here).sum((0, 1, 2)) for pixels in shifts(there, size, stride)])
-
-    total = jax.lax.fori_loop(0, batch * (rows // block), add, jnp.zeros((size * size, channels)))
-    return total.reshape(kernel.shape).astype(kernel.dtype)
+    wide = gradient.astype(jnp.float32)
+    products = tuple(pixels * wide for pixels in shifts(surrounded(x, len(kernel) // 2), len(kernel), stride))
+    zeros = (jnp.float32(0),) * len(products)
+    columns = jax.lax.reduce(products, zeros, lambda *pair: tuple(map(jnp.add, *pair)), (1,))
+    return jnp.stack(columns).sum((1, 2)).reshape(kernel.shape).astype(kernel.dtype)
 
 
 def weighted(x, kernel, stride: int) -> Float[Array, "b y x c"]:
