@@ -9,6 +9,7 @@ then, with the seed as the fold and its validation sentences as in text_cnn.py,
 
     python -m experiments train --config=configs/sentiment/bert.py --workdir=runs/sentiment_bert
 
+The variant "small", bert.py:small, starts from bert_small.py in runs/bert_small instead.
 bert_scratch.py is the same without the weights; the published value beside both is that of a CNN. With
 so little text of another kind to learn from, pretraining does not help: see experiments/LOG.md.
 """
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(scale: str = "full") -> ConfigDict:
-    """Returns the config; the smoke variant learns synthetic reviews, from nothing, with its own words."""
+    """Returns the config; "small" is of BERT-small, "smoke" learns synthetic reviews, from nothing."""
     config = ConfigDict()
     config.experiment = "sentiment"
     config.seed, config.batch, config.length = 0, 32, 64
@@ -39,6 +40,11 @@ def get_config(scale: str = "full") -> ConfigDict:
         "higher_is_better": True,
         "source": "Kim 2014, table 2, CNN-rand [M]",
     }
+    if scale == "small":
+        config.tokenizer.path, config.init["from"] = "runs/bert_small/tokenizer.json", "runs/bert_small"
+        config.init.config = "configs/masked_language_modeling/bert_small.py"
+        config.model.width, config.model.depth, config.model.heads, config.model.init_std = 512, 4, 8, 0.025
+        config.schedule.peak, config.plan.steps = 1e-4, 600
     if scale == "smoke":
         config.source = {"name": "synthetic_sentences"}
         config.tokenizer, config.init["from"] = {"name": "wordpiece", "size": 200}, ""

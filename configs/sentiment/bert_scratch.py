@@ -8,13 +8,15 @@ All but the first weights is as there, the vocabulary too; so the run that pretr
 then, with the seed as the fold and its validation sentences as in text_cnn.py,
 
     python -m experiments train --config=configs/sentiment/bert_scratch.py --workdir=runs/sentiment_scratch
+
+The variant "small", bert_scratch.py:small, is BERT-small with the words of runs/bert_small.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config(scale: str = "full") -> ConfigDict:
-    """Returns the config; the smoke variant learns synthetic reviews, with its own vocabulary."""
+    """Returns the config; "small" is of BERT-small, "smoke" learns synthetic reviews with its own words."""
     config = ConfigDict()
     config.experiment = "sentiment"
     config.seed, config.batch, config.length = 0, 32, 64
@@ -31,6 +33,10 @@ def get_config(scale: str = "full") -> ConfigDict:
         "higher_is_better": True,
         "source": "Kim 2014, table 2, CNN-rand [M]",
     }
+    if scale == "small":
+        config.tokenizer.path = "runs/bert_small/tokenizer.json"
+        config.model.width, config.model.depth, config.model.heads, config.model.init_std = 512, 4, 8, 0.025
+        config.schedule.peak, config.plan.steps = 1e-4, 600
     if scale == "smoke":
         config.source = {"name": "synthetic_sentences"}
         config.tokenizer = {"name": "wordpiece", "size": 200}

@@ -99,9 +99,12 @@ def say(words: Iterable[str]) -> str:
 
 def typed() -> Iterator[bytes]:
     """Yields the lines of standard input, asked for with a prompt where that is a terminal."""
+    terminal = sys.stdin.isatty()
     while True:
-        if sys.stdin.isatty():
+        if terminal:
             print("> ", end="", flush=True)
         if not (line := sys.stdin.buffer.readline()):
-            return
+            break
         yield line
+    if terminal:
+        print()  # after Ctrl-D, so that the shell starts on a line of its own
