@@ -215,6 +215,9 @@ CHECKS = {  # module.name of a layer -> the checks of it
     "convolution.multiplied": lambda: [
         (lambda *x: convolution.multiplied(*x, 2, [(1, 1), (0, 1)]), IMAGE, normal(3, 3, 3, 4))
     ],
+    "convolution.by_places": lambda: [
+        (lambda *x: convolution.by_places(*x, 2, ((1, 1), (0, 1))), IMAGE, normal(3, 2, 3, 4))
+    ],
     "convolution.max_pool": lambda: [
         (lambda x: convolution.max_pool(x, 3, 2, padding=1), IMAGE),
         (convolution.max_pool, IMAGE),
@@ -286,6 +289,9 @@ EXEMPT = {  # module, or module.name: why there is nothing to check
     "attention.Projections": "parameters, checked with SelfAttention",
     "attention.fused": "JAX's own, whose softmax is float32; checked against blocked in test_attention",
     "attention.average": "what blocked is made of",
+    "convolution.places": "a part of multiplied and by_places",
+    "convolution.places_forward": "a part of by_places",
+    "convolution.places_backward": "the gradient of by_places",
     "convolution.tiles_forward": "a part of in_tiles",
     "convolution.tiles_backward": "the gradient of in_tiles",
     "convolution.tiled": "in_tiles without its gradient",

@@ -13,7 +13,7 @@ from dlx.layers import winograd
 from dlx.layers.placement import parts
 
 Sides = Sequence[tuple[int, int]]  # pixels of zeros (above, below) and (left, right) of the image
-AROUND = [(1, 1), (1, 1)]
+AROUND = ((1, 1), (1, 1))
 
 
 class Conv(nn.Module):
@@ -52,16 +52,17 @@ def convolve(
 
     On a CPU a kernel of one pixel, and one that covers more pixels than the image or the output has, is a
     matrix product: XLA computes the former's gradient slowly, and exchanges the latter's kernel and image for
-    a form that its fast convolution does not have, here or in the gradient. One of 3 x 3 pixels in float32
-    is `in_tiles` there, for XLA's gradient of the kernel is slow on large images (experiments/LOG.md); not
-    on a mesh of several devices, for the sums of its loop would be exchanged in every round.
+    a form that its fast convolution does not have, here or in the gradient. XLA's gradient of larger kernels
+    is slow, too (experiments/LOG.md): in float32 one of 3 x 3 pixels is `in_tiles` there, others of many
+    channels are `by_places`; not on a mesh of several devices, which would exchange the sums of every tile
+    and place.
     """
-    if isinstance(padding, str):
-        sides = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), padding)
-    else:
-        sides = [(padding, padding)] * 2
     size, image = kernel.shape[:2], x.shape[1:3]
-    same = size == (3, 3) and [tuple(side) for side in sides] == AROUND
+    if isinstance(padding, str):
+        (above, below), (left, right) = jax.lax.padtype_to_pads(image, size, (stride, stride), padding)
+        sides = ((above, below), (left, right))
+    else:
+        sides = ((padding, padding), (padding, padding))
     rows, columns = (
         (side + sum(more) - window) // stride + 1
         for side, more, window in zip(image, sides, size, strict=True)
@@ -69,8 +70,12 @@ def convolve(
     direct = functools.partial(windowed, stride=stride, sides=sides)
     if size == (1, 1) or math.prod(size) > min(rows * columns, math.prod(image)):
         other: Callable = functools.partial(multiplied, stride=stride, sides=sides)
-    elif same and stride == 1 and x.dtype == jnp.float32 and max(kernel.shape[2:]) >= 64 and parts() == 1:
+    elif x.dtype != jnp.float32 or parts() > 1:
+        return direct(x, kernel)
+    elif (size, stride, sides) == ((3, 3), 1, AROUND) and max(kernel.shape[2:]) >= 64:
         other = in_tiles
+    elif x.shape[-1] >= 64:
+        other = functools.partial(by_places, stride=stride, sides=sides)
     else:
         return direct(x, kernel)
     return jax.lax.platform_dependent(x, kernel, cpu=other, default=direct)
@@ -88,14 +93,43 @@ def multiplied(
     x: Shaped[Array, "b h w c"], kernel: Shaped[Array, "i j c d"], stride: int, sides: Sides
 ) -> Shaped[Array, "b y x d"]:
     """Is the same as one matrix product, of the pixels of every window side by side and the kernel."""
-    high, wide, _, features = kernel.shape
+    windows = jnp.concatenate(places(x, kernel, stride, sides), axis=-1)
+    # two plain matrices: XLA's gradient of a product over more axes is slow
+    product = jnp.dot(windows.reshape(-1, windows.shape[-1]), kernel.reshape(-1, kernel.shape[-1]))
+    return product.reshape(*windows.shape[:-1], kernel.shape[-1])
+
+
+def places(x, kernel, stride: int, sides: Sides) -> list[Shaped[Array, "b y x c"]]:
+    """Returns, for every place in the kernel, the pixels that it meets in all windows."""
+    high, wide, *_ = kernel.shape
     x = jnp.pad(x, [(0, 0), *sides, (0, 0)])
     y, z = x.shape[1] - high + 1, x.shape[2] - wide + 1  # pixels where a window may start
-    places = [(i, j) for i in range(high) for j in range(wide)]
-    windows = jnp.concatenate([x[:, i : i + y : stride, j : j + z : stride] for i, j in places], axis=-1)
-    # two plain matrices: XLA's gradient of a product over more axes is slow
-    product = jnp.dot(windows.reshape(-1, windows.shape[-1]), kernel.reshape(-1, features))
-    return product.reshape(*windows.shape[:-1], features)
+    return [x[:, i : i + y : stride, j : j + z : stride] for i in range(high) for j in range(wide)]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def by_places(
+    x: Shaped[Array, "b h w c"], kernel: Shaped[Array, "i j c d"], stride: int, sides: Sides
+) -> Shaped[Array, "b y x d"]:
+    """Is the same, with a gradient of the kernel that is one matrix product for each of its places."""
+    return windowed(x, kernel, stride, sides)
+
+
+def places_forward(x, kernel, stride, sides):
+    """Returns the convolution and what its gradients need."""
+    return windowed(x, kernel, stride, sides), (x, kernel)
+
+
+def places_backward(stride, sides, saved, gradient):
+    """Returns the gradients of the image and of the kernel."""
+    x, kernel = saved
+    of_image = jax.linear_transpose(lambda x: windowed(x, kernel, stride, sides), x)
+    flat = gradient.reshape(-1, gradient.shape[-1])
+    products = [jnp.dot(p.reshape(-1, p.shape[-1]).T, flat) for p in places(x, kernel, stride, sides)]
+    return *of_image(gradient), jnp.stack(products).reshape(kernel.shape)
+
+
+by_places.defvjp(places_forward, places_backward)
 
 
 @jax.custom_vjp
