@@ -76,7 +76,8 @@ def confusion_matrix(counts: Int[np.ndarray, "k k"], classes: Sequence[str], tit
         range(len(classes)), classes, rotation=45 if turned else 0, ha="right" if turned else "center"
     )
     axis.set_yticks(range(len(classes)), classes)
-    axis.set(xlabel="predicted", ylabel="true", title=title)
+    axis.set(xlabel="predicted", ylabel="true")
+    axis.set_title(title, wrap=True)
     return save(figure, file)
 
 
