@@ -147,7 +147,7 @@ def page(tmp_path_factory):
     from PIL import Image
 
     runs = tmp_path_factory.mktemp("runs")
-    workdir = runs / "reproduce" / "translation" / "gru" / "0"
+    workdir = runs / "reproduce" / "translation" / "transformer" / "0"
     (workdir / "figures").mkdir(parents=True)
     (workdir / "config.json").write_text(json.dumps({"experiment": "translation"}))
     noise = np.random.default_rng(0).integers(0, 255, (300, 2000, 3), np.uint8)
@@ -198,14 +198,14 @@ def test_every_result_and_its_source_are_on_the_page(page):
 
 def test_a_demo_is_shown_once_smaller_and_without_its_curves(page):
     _, read, _ = page
-    drawn = [a for tag, a in read.found if tag == "img" and a["alt"].startswith("translation, gru")]
-    assert [a["alt"] for a in drawn] == ["translation, gru: alignment, drawn by demo"]
+    drawn = [a for tag, a in read.found if tag == "img" and a["alt"].startswith("translation, transformer")]
+    assert [a["alt"] for a in drawn] == ["translation, transformer: alignment, drawn by demo"]
     assert int(drawn[0]["width"]) == document.SIDE and int(drawn[0]["height"]) == 144
 
 
 def test_pictures_beyond_the_size_of_a_page_are_left_out_and_counted(page):
-    file = page[2] / "reproduce/translation/gru/0/figures/alignment.png"
-    found = [("translation", "gru", file)] * 2
+    file = page[2] / "reproduce/translation/transformer/0/figures/alignment.png"
+    found = [("translation", "transformer", file)] * 2
     one = len(document.pictures(found[:1], 10**9))
     assert "1 more are left out" in document.pictures(found, one) and document.pictures([], 0) == ""
     assert document.pictures(found, one).count("<img") == 1
