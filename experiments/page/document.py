@@ -193,7 +193,7 @@ def learning(results: Mapping[Path, Mapping]) -> str:
     """Returns the learning curves of the results that have at least two points of one."""
     cards = []
     for file, result in results.items():
-        found = kept(result)
+        found = result["curves"]
         points = drawing.band(found["seeds"]) if found["seeds"] and all(found["seeds"]) else []
         if len(points) < 2:
             continue
@@ -204,20 +204,13 @@ def learning(results: Mapping[Path, Mapping]) -> str:
         drawn = drawing.curve(found["seeds"], title)
         cards.append(f"<figure {marked(file)}>{drawn}<figcaption>{caption}</figcaption></figure>")
     about = "What was measured while training, not on the test data: the mean over seeds, and a band of one "
-    about += "standard deviation where all seeds were kept. Their scales do not begin at 0."
+    about += "standard deviation. Their scales do not begin at 0."
     return section("Learning curves", about, f'<div class="cards">{"".join(cards)}</div>' if cards else "")
 
 
 def many(seeds: Sequence) -> str:
     """Returns how many seeds these are, in words."""
     return f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
-
-
-def kept(result: Mapping) -> dict:
-    """Returns the curves of a result; files of before there were all seeds' have the first one's."""
-    if "curves" in result:
-        return result["curves"]
-    return {"metric": result["metric"], "set": "validation", "seeds": [result["curve"]]}
 
 
 def swept(results: Mapping[Path, Mapping]) -> str:
