@@ -1,7 +1,7 @@
 """BERT-small, 4 layers of width 512 (Turc et al. 2019), on the everyday sentences of bert_tiny.py, seen once.
 
-Half an hour on two cores. Its words are the same; the spread of its first weights is that of bert_tiny times
-the root of the widths' ratio, so that its first activations are as large.
+Its words are the same; the spread of its first weights is that of bert_tiny times the root of the widths'
+ratio, so that its first activations are as large.
 
 python -m experiments train --config=configs/masked_language_modeling/bert_small.py --workdir=runs/bert_small
 """

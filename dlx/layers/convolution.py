@@ -68,13 +68,12 @@ def convolve(
         for side, more, window in zip(image, sides, size, strict=True)
     )
     direct = functools.partial(windowed, stride=stride, sides=sides)
+    plain = x.dtype == jnp.float32 and parts() == 1
     if size == (1, 1) or math.prod(size) > min(rows * columns, math.prod(image)):
         other: Callable = functools.partial(multiplied, stride=stride, sides=sides)
-    elif x.dtype != jnp.float32 or parts() > 1:
-        return direct(x, kernel)
-    elif (size, stride, sides) == ((3, 3), 1, AROUND) and max(kernel.shape[2:]) >= 64:
+    elif plain and (size, stride, sides) == ((3, 3), 1, AROUND) and max(kernel.shape[2:]) >= 64:
         other = in_tiles
-    elif x.shape[-1] >= 64:
+    elif plain and x.shape[-1] >= 64:
         other = functools.partial(by_places, stride=stride, sides=sides)
     else:
         return direct(x, kernel)
