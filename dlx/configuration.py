@@ -141,8 +141,12 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def digest(config: ConfigDict) -> str:
-    """Returns the SHA-256 of the values of a config, in hexadecimal digits."""
-    return hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()
+    """Returns the SHA-256 of what a config asks for, in hexadecimal digits: all its values but `published`.
+
+    What others have found changes no run, so that a citation may be mended without measuring again.
+    """
+    values = {name: value for name, value in config.to_dict().items() if name != "published"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def difference(before: ConfigDict, after: ConfigDict) -> list[str]:

@@ -1,7 +1,7 @@
 import pytest
 from ml_collections import ConfigDict
 
-from dlx.configuration import ConfigError, build, difference, load, lookup, read, save
+from dlx.configuration import ConfigError, build, difference, digest, load, lookup, read, save
 
 FILE = """
 from ml_collections import ConfigDict
@@ -110,6 +110,14 @@ def test_reading_where_there_is_no_run(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="is not the config of a run"):
         read(tmp_path / "config.json")
+
+
+def test_the_digest_is_of_what_is_run_and_not_of_what_others_found(path):
+    config = load(path)
+    cited, other = load(path), load(path, ["--config.rate=0.2"])
+    cited.unlock()
+    cited.published = {"metric": "accuracy", "value": 0.9, "higher_is_better": True, "source": "a paper"}
+    assert digest(config) == digest(load(path)) == digest(cited) != digest(other)
 
 
 def test_build_calls_by_name_and_a_wrong_name_or_field_gets_the_nearest():

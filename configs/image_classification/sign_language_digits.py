@@ -22,7 +22,7 @@ def get_config(scale: str = "full") -> ConfigDict:
         "metric": "accuracy",
         "value": 0.98,
         "higher_is_better": True,
-        "source": "Mavi 2020, arXiv 2011.08927, another split (quoted from memory)",
+        "source": "Mavi 2020, arXiv 2011.08927, abstract, another split",
     }
     if scale == "smoke":
         config.source = {"name": "synthetic_images", "num_classes": 4, "size": 16, "channels": 3}

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from dlx.core import Model
 from dlx.layers.attention import Projections
+from dlx.layers.dense import by_rows
 from dlx.layers.normalization import BatchNorm
 from dlx.layers.recurrent import uniform
 from dlx.layers.regularization import dropout
@@ -24,7 +25,7 @@ def patches(x: Float[Array, "b t"], size: int, stride: int) -> Float[Array, "b n
 def dense(inputs: int, outputs: int, name: str) -> nn.Dense:
     """Returns a dense layer that starts as PyTorch's do, within 1 / sqrt(inputs) of 0."""
     bound = uniform(inputs**-0.5)
-    return nn.Dense(outputs, kernel_init=bound, bias_init=bound, name=name)
+    return nn.Dense(outputs, kernel_init=bound, bias_init=bound, dot_general=by_rows, name=name)
 
 
 class ResidualAttention(nn.Module):
