@@ -22,7 +22,7 @@ def get_config(scale: str = "full") -> ConfigDict:
         "metric": "roc_auc",
         "value": 0.944,
         "higher_is_better": True,
-        "source": "Yang et al. 2023, MedMNIST v2, table 3, ResNet-18 at 28 pixels (read in pages that quote it)",
+        "source": "Yang et al. 2023, MedMNIST v2, table 3, ResNet-18 at 28 pixels (as other pages quote it)",
     }
     if scale == "smoke":
         config.source = {"name": "synthetic_images", "num_classes": 2, "size": 12, "channels": 1}

@@ -25,7 +25,7 @@ def get_config(scale: str = "full") -> ConfigDict:
         "metric": "accuracy",
         "value": 0.761,
         "higher_is_better": True,
-        "source": "Kim 2014, table 2, CNN-rand (read in pages that quote it)",
+        "source": "Kim 2014, table 2, CNN-rand (as other pages quote it)",
     }
     if scale == "smoke":
         config.source, config.tokenizer.size = {"name": "synthetic_sentences"}, 200
