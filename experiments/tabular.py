@@ -351,7 +351,7 @@ def scatter(config, given, file: Path) -> Path:
 def curves(config, given, file: Path) -> Path:
     """Draws ROC and precision-recall curves and reliability, a line for each model."""
     label = answers(config, "test")
-    figure, (roc, recall, calibrated) = figures.canvas(1, 3, figsize=(14, 4.6))
+    figure, (roc, recall, calibrated) = figures.canvas(1, 3, figsize=(14, 5.4))
     roc.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":")
     recall.axhline(label.mean(), color="black", linewidth=0.8, linestyle=":", label="chance")
     risks = []
@@ -383,7 +383,7 @@ def curves(config, given, file: Path) -> Path:
     calibrated.set_title("reliability, calibration error")
     for axis in (roc, recall, calibrated):
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False, fontsize=9)
+        axis.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     figure.suptitle(f"{config.source.name}: {len(label):,} test rows, {label.sum():,} {yes}")
     return figures.save(figure, file)
 

@@ -333,7 +333,7 @@ def draw_examples(examples, hypotheses: list[str], title: str, file: Path) -> Pa
     """Draws test sentences from everywhere with reference and translation, which is green when the same."""
     order = np.argsort([len(example["source"]) for example in examples], kind="stable")
     chosen = order[np.linspace(0, len(order) - 1, min(16, len(order))).astype(int)]
-    figure, axis = figures.canvas(figsize=(11, 0.72 * len(chosen) + 0.6))
+    figure, axis = figures.canvas(figsize=(7.5, 0.72 * len(chosen) + 0.6))
     axis.axis("off")
     axis.set(xlim=(0, 1), ylim=(len(chosen), 0), title=title)
     for row, index in enumerate(chosen):
@@ -342,7 +342,7 @@ def draw_examples(examples, hypotheses: list[str], title: str, file: Path) -> Pa
         lines = [(example["source"], "black"), (example["target"], "tab:grey")]
         lines.append((hypothesis, "tab:green" if same else "tab:red"))
         for place, (line, colour) in enumerate(lines):
-            line = printable(line if len(line) <= 150 else line[:149] + "…")
+            line = printable(line if len(line) <= 110 else line[:109] + "…")
             axis.text(
                 0, row + 0.15 + 0.27 * place, line, color=colour, fontsize=8, va="center", parse_math=False
             )
@@ -375,7 +375,7 @@ def draw_by_length(config, hypotheses: list[str], title: str, file: Path) -> Pat
             f"{count:,}", (bar.get_x() + bar.get_width() / 2, bar.get_height()), ha="center", va="bottom"
         )
     axis.set(xlabel="words of the source (above the bars: sentences)", ylabel="BLEU")
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.08 * max(*scores, 1))
     axis.set_title(title, fontsize=8)
     return figures.save(figure, file)
 
