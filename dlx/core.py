@@ -57,8 +57,8 @@ class Plan(NamedTuple):
     """All that the loop knows of time, in steps; every event is also due at the last step (0: only then).
 
     `steps_per_call` steps are one call of the devices, or fewer, for a call ends where an event is due. It
-    changes nothing in what is learned. It pays where a step takes less than a few milliseconds; so many
-    batches are in memory for each call, and a handful of calls are under way.
+    changes no bit of what a perceptron learns, and rounding elsewhere. It pays where a step takes less than
+    a few milliseconds; so many batches are in memory for each call, and a handful of calls are under way.
     """
 
     steps: int
