@@ -29,7 +29,8 @@ EVEN = 8  # a bucket's share of a batch is a multiple, which as many devices can
 def make_task(config) -> Task:
     """Cross entropy on target tokens, with label smoothing; BLEU of a beam search on the test sentences.
 
-    One vocabulary, learned from the training pairs, is for both languages.
+    One vocabulary, learned from the training pairs, is for both languages. Beside the model's stands the BLEU
+    of a translation memory of the same pairs, which learns nothing.
     """
     model = translator(config)
     train = batches(config)
@@ -58,11 +59,12 @@ def make_task(config) -> Task:
         return mean_over(passes(config, pairs(config, split)), score, report)
 
     likelihood_of_test, translate, measures = likelihood("test"), translations(config), judges(config)
+    memory = functools.cache(lambda: measures["bleu"][0](remembered(config)))
 
     def test(variables) -> dict[str, float]:
         hypotheses = translate(variables)
         quality = {name: judge(hypotheses) for name, (judge, _) in measures.items()}
-        return quality | dict(likelihood_of_test(variables))
+        return quality | dict(likelihood_of_test(variables)) | {"bleu_translation_memory": memory()}
 
     return Task(init, loss, train, {"validation": likelihood("validation"), "test": test})
 
@@ -263,6 +265,23 @@ def judges(config) -> dict[str, tuple[Callable[[list[str]], float], str]]:
         "chrf": judge(CHRF(references=single), slice(None)),
         "bleu_all_references": judge(BLEU(references=several), first),
     }
+
+
+def remembered(config) -> list[str]:
+    """Returns for each test sentence the translation of the training sentence that is most like it.
+
+    Sentences are alike by the words and signs that they share, and by pairs of these (the cosine of their
+    TF-IDF): a translator's memory of what was translated before.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.neighbors import NearestNeighbors
+
+    splits = data(config).splits
+    known, asked = ([example["source"] for example in splits[name]] for name in ("train", "test"))
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]")
+    memory = NearestNeighbors(n_neighbors=1, metric="cosine").fit(vectorizer.fit_transform(known))
+    found = memory.kneighbors(vectorizer.transform(asked), return_distance=False)
+    return [splits["train"][index]["target"] for index in found[:, 0]]
 
 
 def references(examples) -> tuple[list[list[str | None]], list[int]]:

@@ -12,6 +12,7 @@ from dlx.data import text
 from dlx.data.sources import SOURCES
 from dlx.data.tokenizer import TOKENIZERS, from_json
 from experiments import translation
+from experiments.page import compare
 
 CONFIGS = Path(__file__).parent.parent / "configs/translation"
 
@@ -189,6 +190,32 @@ def test_scores_are_those_of_sacrebleu_and_say_how_they_were_made(config, monkey
     assert measures["bleu"][1].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
     assert measures["bleu_all_references"][1].startswith("nrefs:var|")
     assert translation.describe(config)["bleu"] == measures["bleu"][1]
+
+
+def test_the_memory_answers_with_the_most_similar_sentence_of_training_alone(config, monkeypatch):
+    train = (
+        {"source": "der Hund schläft", "target": "the dog sleeps"},
+        {"source": "der Hund frisst", "target": "the dog eats"},
+        {"source": "eine Katze schläft ?", "target": "does a cat sleep?"},
+    )
+    test = (
+        {"source": "Der Hund frisst", "target": "the test's own"},
+        {"source": "schläft die Katze ?", "target": "not to be found"},
+        {"source": "Hund der schläft", "target": "nor this"},
+    )
+    source = translation.data(config)
+    poisoned = source._replace(splits=source.splits | {"train": train, "test": test})
+    monkeypatch.setattr(translation, "data", lambda config: poisoned)
+    assert translation.remembered(config) == ["the dog eats", "does a cat sleep?", "the dog sleeps"]
+
+
+def test_a_result_stands_beside_the_memory(config):
+    found = dict(translation.make_task(config).evaluators["test"](variables(config)))
+    (judge, _), answers = translation.judges(config)["bleu"], translation.remembered(config)
+    peer = compare.reference({"metric": "bleu", "published": None, "test": [found]})
+    assert next(iter(found)) == "bleu"
+    assert peer == (judge(answers), "translation memory, same run", True, False)
+    assert 0 < peer.value < 100
 
 
 def test_without_sacrebleu_a_run_says_before_it_trains_what_to_install(config, monkeypatch):

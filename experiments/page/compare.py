@@ -17,7 +17,16 @@ LOWER = {
     "bits",
 }  # of metrics with such a word less is better
 NAIVE = "best naive forecast, same run"
-PEERS = ("gradient_boosting", "linear", "isolation_forest", "one_class_svm", "moving_z", "pca", "pixels")
+PEERS = (
+    "gradient_boosting",
+    "linear",
+    "isolation_forest",
+    "one_class_svm",
+    "moving_z",
+    "pca",
+    "pixels",
+    "translation_memory",
+)
 
 
 class Reference(NamedTuple):
