@@ -227,7 +227,7 @@ def trained(workdir: Path, config: str) -> Variables:
     layout = {"step": shapes["step"], "variables": variables, "opt_state": opt_state}
     with checkpoint.store(workdir) as store:
         placed = sharding.layout(TrainState(**layout), sharding.current())
-        state = store.restore(placed, best="best" in before)
+        state = store.restore(placed, best=bool(before.get("best")))
     if state is None:
         raise ConfigError(f"init.from: the checkpoints of {workdir} went away while they were read")
     return jax.device_get(optimizers.averaged(state))
@@ -287,10 +287,10 @@ def rating(config) -> Callable[[Mapping[str, Mapping[str, float]]], float] | Non
     """Returns what tells how good a step is, of what the evaluators said, as `config.best` has it.
 
     `config.best = {"metric": "accuracy", "higher_is_better": True}` makes the step whose metric on the
-    validation data is best the result of the run, the earliest of equals; without it, None, the result is
-    the last step.
+    validation data is best the result of the run, the earliest of equals; without it, or where it is empty as
+    in a stage that does not choose, None, the result is the last step.
     """
-    if "best" not in config:
+    if not config.get("best"):
         return None
 
     def rate(found: Mapping[str, Mapping[str, float]]) -> float:
@@ -324,8 +324,8 @@ def result(workdir: Path, config, run: Run, fsdp: int | None = None) -> tuple[in
     shapes = jax.eval_shape(init, jax.random.key(0))
     with checkpoint.store(workdir) as store:
         layout = sharding.layout(shapes, sharding.current(), fsdp=fsdp)
-        state = store.restore(layout, best="best" in config)
+        state = store.restore(layout, best=bool(config.get("best")))
     if state is None:
-        wanted = f" with a finite {config.best.metric}" if "best" in config else ""
+        wanted = f" with a finite {config.best.metric}" if config.get("best") else ""
         raise ConfigError(f"{workdir} has no checkpoint{wanted} yet; train it first")
     return int(state.step), sharding.gather(optimizers.averaged(state))

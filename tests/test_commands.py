@@ -76,6 +76,7 @@ def test_choosing_a_step_needs_validation_data_and_a_metric_that_is_there():
         rate({"test": {"loss": 0.0}})
     with pytest.raises(ConfigError, match="loss.*los"):
         rate({"validation": {"los": 0.0}})
+    assert runs.rating(ConfigDict({"best": {}})) is None  # a stage whose config chooses, and which does not
 
 
 def test_without_a_command_all_are_shown(capsys):

@@ -190,17 +190,40 @@ def test_a_smoke_run_is_no_result_of_the_project(tmp_path):
     assert reproduce.asked("digits", tmp_path).target.parts[:2] == ("experiments", "results")
 
 
+def measured(file):
+    """Returns the config, and its variant, of which a file is the result."""
+    name, _, variant = file.stem.partition("-")
+    return f"configs/{file.parent.name}/{name}.py" + (f":{variant}" if variant else "")
+
+
 def test_every_result_is_of_its_config_as_it_is_today():
     """One that changed since is to be measured again: `reproduce NAME`, or `sweep NAME`."""
     stale = []
     for file in report.results():
-        name, _, variant = file.stem.partition("-")
-        path = f"configs/{file.parent.name}/{name}.py" + (f":{variant}" if variant else "")
+        path = measured(file)
         result, config = json.loads(file.read_text()), configuration.load(path)
         published = config.published.to_dict() if "published" in config else None
         if (result["config_sha256"], result["published"]) != (configuration.digest(config), published):
             stale.append(path)
     assert stale == []
+
+
+def test_every_result_is_of_the_step_that_is_best_on_validation_data():
+    """Either the config chooses it, or the last step is the best for every seed."""
+    wrong = []
+    for file in report.results():
+        result = json.loads(file.read_text())
+        if "curves" not in result:  # a sweep's
+            continue
+        if configuration.load(measured(file)).get("best"):
+            chosen = all("best_step" in seed for seed in result["test"])
+        else:
+            better = max if result["curves"]["metric"] == "accuracy" else min
+            ends = [[value for _, value in curve] for curve in result["curves"]["seeds"]]
+            chosen = result["curves"]["set"] == "validation" and all(c[-1] == better(c) for c in ends)
+        if not chosen:
+            wrong.append(str(file))
+    assert wrong == []
 
 
 def test_a_table_goes_between_its_markers_and_a_missing_marker_is_named():

@@ -28,6 +28,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.optimizer = {"name": "adamw", "weight_decay": 1e-4}
     config.schedule = {"name": "cosine", "peak": 2e-3, "warmup": 20}
     config.plan = {"steps": 600, "log_every": 50, "eval_every": 200, "save_every": 300, "steps_per_call": 10}
+    config.best = {"metric": "loss", "higher_is_better": False}
     if scale == "contaminated":
         config.source.train = "all"
         config.model = {"name": "autoencoder", "hidden": [64], "code": 4}

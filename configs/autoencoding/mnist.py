@@ -23,6 +23,7 @@ def get_config(scale: str = "full") -> ConfigDict:
         "save_every": 2000,
         "steps_per_call": 5,
     }
+    config.best = {"metric": "squared_error", "higher_is_better": False}
     if scale == "smoke":
         config.source = {"name": "synthetic_images", "num_classes": 4, "size": 8, "channels": 1}
         config.batch, config.model.hidden = 32, [32]

@@ -24,6 +24,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.optimizer = {"name": "adamw", "weight_decay": 0.1, "average": 0.995}
     config.schedule = {"name": "cosine", "peak": 5e-4, "warmup": 100}
     config.plan = {"steps": 1500, "log_every": 100, "eval_every": 500, "save_every": 500}
+    config.best = {"metric": "roc_auc", "higher_is_better": True}
     if scale == "smoke":
         config.source = {"name": "synthetic_table", "classes": True}
         config.columns = {"transform": "none"}

@@ -17,6 +17,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.optimizer = {"name": "adamw", "weight_decay": 0.1, "average": 0.98}
     config.schedule = {"name": "cosine", "peak": 1e-3, "warmup": 20}
     config.plan = {"steps": 400, "log_every": 20, "eval_every": 100, "save_every": 100}
+    config.best = {"metric": "roc_auc", "higher_is_better": True}
     if scale == "smoke":
         config.source = {"name": "synthetic_table", "classes": True}
         config.columns = {"transform": "none"}

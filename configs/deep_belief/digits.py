@@ -24,9 +24,11 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.optimizer = {"name": "adamw", "weight_decay": 0.0, "average": 0.98}
     config.schedule = {"name": "cosine", "peak": 2e-3, "warmup": 50}
     config.plan = {"steps": 1000, "log_every": 50, "eval_every": 100, "save_every": 500}
+    config.best = {"metric": "error", "higher_is_better": False}
     rates, warmup, pretraining = [0.1, 0.1], 200, 2000
     if scale == "autoencoder":
         config.model.hidden, config.learn = [256, 16], "autoencoder"
+        config.best.metric = "squared_error"
     if scale == "gaussian":
         config.model.units, rates = "gaussian", [0.002, 0.1]
     if scale == "smoke":
@@ -41,6 +43,7 @@ def get_config(scale: str = "full") -> ConfigDict:
             "optimizer": {"name": "momentum", "l2": 2e-4, "freeze": [f"^(?!layer_{layer}/)"]},
             "schedule": {"name": "linear", "peak": rate, "warmup": warmup},
             "plan.steps": pretraining,
+            "best": {},
         }
         for layer, rate in enumerate(rates)
     ] + [{"name": config.learn}]

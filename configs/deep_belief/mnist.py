@@ -26,6 +26,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.optimizer = {"name": "adamw", "weight_decay": 0.1, "average": 0.999}
     config.schedule = {"name": "cosine", "peak": 2e-3, "warmup": 100}
     config.plan = {"steps": 15 * EPOCH, "log_every": 110, "eval_every": EPOCH, "save_every": 5 * EPOCH}
+    config.best = {"metric": "error", "higher_is_better": False}
     config.published = {
         "metric": "error",
         "value": 0.0115,
@@ -35,6 +36,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     pretraining = 10 * EPOCH
     if scale == "autoencoder":
         config.model.hidden, config.learn = [1000, 500, 250, 30], "autoencoder"
+        config.best.metric = "squared_error"
         config.optimizer.weight_decay, config.schedule.peak = 0.0, 1e-3
         del config.published
     if scale == "smoke":
@@ -50,6 +52,7 @@ def get_config(scale: str = "full") -> ConfigDict:
             "optimizer": {"name": "momentum", "l2": 2e-4, "freeze": [f"^(?!layer_{layer}/)"]},
             "schedule": {"name": "linear", "peak": 0.1, "warmup": pretraining // 10},
             "plan.steps": pretraining,
+            "best": {},
         }
         for layer in range(len(config.model.hidden))
     ] + [{"name": config.learn}]

@@ -26,6 +26,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.optimizer = {"name": "adamw", "weight_decay": 0.01}
     config.schedule = {"name": "cosine", "peak": 2e-3, "warmup": 100}
     config.plan = {"steps": 1000, "log_every": 100, "eval_every": 250, "save_every": 500}
+    config.best = {"metric": "skill", "higher_is_better": True}
     if scale == "smoke":
         config.source = {"name": "synthetic_series", "channels": 2, "missing": 0.05}
         config.targets, config.covariates = ["x0"], ["x1"]

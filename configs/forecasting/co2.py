@@ -21,6 +21,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.optimizer = {"name": "adamw", "weight_decay": 0.0}
     config.schedule = {"name": "cosine", "peak": 1e-2, "warmup": 50}
     config.plan = {"steps": 2000, "log_every": 100, "eval_every": 500, "save_every": 1000}
+    config.best = {"metric": "skill", "higher_is_better": True}
     if scale == "smoke":
         config.source = {"name": "synthetic_series", "channels": 1}
         config.targets = ["x0"]

@@ -25,6 +25,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.optimizer = {"name": "adam"}
     config.schedule = {"name": "cosine", "peak": 2e-3, "warmup": 0}
     config.plan = {"steps": 2500, "log_every": 100, "eval_every": 500, "save_every": 0}
+    config.best = {"metric": "mse", "higher_is_better": False}
     if scale.isdigit():
         config.horizon = int(scale)
     config.published = {

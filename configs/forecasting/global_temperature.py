@@ -21,6 +21,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.optimizer = {"name": "adamw", "weight_decay": 0.01}
     config.schedule = {"name": "cosine", "peak": 1e-3, "warmup": 50}
     config.plan = {"steps": 500, "log_every": 100, "eval_every": 250, "save_every": 500}
+    config.best = {"metric": "skill", "higher_is_better": True}
     if scale == "smoke":
         config.source = {"name": "synthetic_series", "channels": 1}
         config.targets = ["x0"]

@@ -26,6 +26,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.optimizer = {"name": "adamw", "weight_decay": 0.05, "average": 0.98}
     config.schedule = {"name": "cosine", "peak": 1e-3, "warmup": 20}
     config.plan = {"steps": 500, "log_every": 25, "eval_every": 125, "save_every": 125}
+    config.best = {"metric": "average_precision", "higher_is_better": True}
     if scale == "smoke":
         config.source = {"name": "synthetic_table", "classes": True}
         config.columns = {"transform": "none"}

@@ -20,6 +20,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.optimizer = {"name": "adamw", "weight_decay": 0.01, "average": 0.995}
     config.schedule = {"name": "cosine", "peak": 1e-3, "warmup": 100}
     config.plan = {"steps": 2500, "log_every": 100, "eval_every": 500, "save_every": 500}
+    config.best = {"metric": "average_precision", "higher_is_better": True}
     config.published = {
         "metric": "average_precision",
         "value": 0.653,

@@ -20,6 +20,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.optimizer = {"name": "adamw", "weight_decay": 0.05, "average": 0.998}
     config.schedule = {"name": "cosine", "peak": 2e-3, "warmup": 400}
     config.plan = {"steps": 9000, "log_every": 100, "eval_every": 1000, "save_every": 1500}
+    config.best = {"metric": "accuracy", "higher_is_better": True}
     config.published = {
         "metric": "accuracy",
         "value": 0.925,

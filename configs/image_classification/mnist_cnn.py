@@ -18,6 +18,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.optimizer = {"name": "adamw", "weight_decay": 0.02, "average": 0.995}
     config.schedule = {"name": "cosine", "peak": 2e-3, "warmup": 200}
     config.plan = {"steps": 2500, "log_every": 100, "eval_every": 500, "save_every": 500}
+    config.best = {"metric": "accuracy", "higher_is_better": True}
     config.published = {
         "metric": "accuracy",
         "value": 0.9917,

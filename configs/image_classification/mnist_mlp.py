@@ -18,6 +18,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.optimizer = {"name": "adamw", "weight_decay": 0.02, "average": 0.999}
     config.schedule = {"name": "cosine", "peak": 1e-3, "warmup": 200}
     config.plan = {"steps": 8000, "log_every": 200, "eval_every": 1000, "save_every": 2000}
+    config.best = {"metric": "accuracy", "higher_is_better": True}
     config.published = {
         "metric": "accuracy",
         "value": 0.97,

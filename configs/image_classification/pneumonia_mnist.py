@@ -18,6 +18,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.optimizer = {"name": "adamw", "weight_decay": 0.05, "average": 0.99}
     config.schedule = {"name": "cosine", "peak": 2e-3, "warmup": 50}
     config.plan = {"steps": 500, "log_every": 50, "eval_every": 100, "save_every": 500}
+    config.best = {"metric": "loss", "higher_is_better": False}
     config.published = {
         "metric": "roc_auc",
         "value": 0.944,

@@ -18,6 +18,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.optimizer = {"name": "adamw", "weight_decay": 0.02, "average": 0.99}
     config.schedule = {"name": "cosine", "peak": 3e-3, "warmup": 50}
     config.plan = {"steps": 1200, "log_every": 50, "eval_every": 100, "save_every": 400}
+    config.best = {"metric": "accuracy", "higher_is_better": True}
     config.published = {
         "metric": "accuracy",
         "value": 0.98,

@@ -21,6 +21,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.optimizer = {"name": "adamw", "weight_decay": 0.01, "average": 0.995}
     config.schedule = {"name": "cosine", "peak": 2e-3, "warmup": 50}
     config.plan = {"steps": 2000, "log_every": 100, "eval_every": 500, "save_every": 500}
+    config.best = {"metric": "in_scope_accuracy", "higher_is_better": True}
     config.published = {
         "metric": "in_scope_accuracy",
         "value": 0.912,

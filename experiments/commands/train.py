@@ -82,7 +82,7 @@ def fit(config, workdir: Path, claim: Callable[[], None], mesh, fsdp: int | None
         if test is not None:
             with jax.set_mesh(mesh):
                 step, variables = runs.result(workdir, config, run, fsdp)
-                found = dict(test(variables)) | ({"best_step": step} if "best" in config else {})
+                found = dict(test(variables)) | ({"best_step": step} if config.get("best") else {})
             reports.write(run.plan.steps, "test", found)
     if test is not None:
         print(f"test after {step} steps", report.table(found), sep="\n")
