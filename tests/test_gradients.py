@@ -228,6 +228,7 @@ CHECKS = {  # module.name of a layer -> the checks of it
     "dense.by_rows": lambda: [
         (lambda *x: dense.by_rows(*x, (((2,), (0,)), ((), ()))), normal(2, 3, 4), normal(4, 5))
     ],
+    "dense.scores": lambda: [(dense.scores, normal(2, 3, 4), normal(5, 4))],
     "depthwise.DepthwiseConv": lambda: [module(depthwise.DepthwiseConv(3), IMAGE)],
     "depthwise.depthwise": lambda: [
         (
@@ -314,6 +315,7 @@ EXEMPT = {  # module, or module.name: why there is nothing to check
     "recurrent.following": "a part of recur",
     "recurrent.forward": "a part of recur",
     "recurrent.backward": "the gradient of recur",
+    "recurrent.outer": "a part of recur and scan",
     "recurrent.Gates": "parameters, checked with Recurrent",
     "recurrent.uniform": "an initializer",
     "recurrent.remember": "an initializer",

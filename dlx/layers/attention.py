@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from dlx.layers.dense import by_rows
 from dlx.layers.placement import constrain, parts
 from dlx.layers.regularization import dropout
 
@@ -289,4 +290,5 @@ class SelfAttention(nn.Module):
         query, key, value = Projections(self.heads, square, self.dtype, name="qkv")(x)
         seen = attend(query, key, value, mask).reshape(batch, time, width)
         xavier = nn.initializers.xavier_uniform()
-        return nn.Dense(width, dtype=self.dtype, kernel_init=xavier, name="out")(seen)
+        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=xavier, dot_general=by_rows)
+        return dense(width, name="out")(seen)

@@ -1,6 +1,7 @@
-"""Dense layers of sequences."""
+"""Dense layers of sequences, and the scores of words."""
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
@@ -19,3 +20,9 @@ def by_rows(
     rows = x.reshape(-1, x.shape[-1])
     product = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **options)
     return product.reshape(*x.shape[:-1], -1)
+
+
+def scores(x: Float[Array, "*b d"], matrix: Float[Array, "k d"]) -> Float[Array, "*b k"]:
+    """Returns the products of hidden states with every row of a matrix, such as embeddings, in float32."""
+    kernel = matrix.astype(x.dtype).T
+    return by_rows(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=jnp.float32)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from dlx.layers.dense import by_rows
 from dlx.layers.regularization import dropout
 
 Carry = tuple[Array, ...]  # arrays [b, d] of one layer in one direction; the first is its output
@@ -67,7 +68,15 @@ def following(step, mask: Bool[Array, "b"] | None, inputs, products, carry: Carr
 
 def multiply(x: Float[Array, "... d"], kernel: Float[Array, "... d g"]) -> Float[Array, "... g"]:
     """Returns the product, of numbers in the dtype of `kernel`, in float32."""
-    return jnp.matmul(x.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
+    x = x.astype(kernel.dtype)
+    if kernel.ndim == 2:
+        return by_rows(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
+
+
+def outer(x: Float[Array, "*t d"], y: Float[Array, "*t g"]) -> Float[Array, "d g"]:
+    """Returns the gradient of a kernel, given all that it multiplied and the gradients of the products."""
+    return jnp.matmul(x.reshape(-1, x.shape[-1]).T, y.reshape(-1, y.shape[-1]))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -117,7 +126,7 @@ def backward(step, reverse: bool, saved, gradients):
 
     steps = (inputs, products, before, mask, gradients[0])
     of_carry, (of_inputs, of_products) = jax.lax.scan(retreat, gradients[1], steps, reverse=not reverse)
-    of_kernel = jnp.einsum("tbd,tbg->dg", before[0].astype(kernel.dtype), of_products.astype(kernel.dtype))
+    of_kernel = outer(before[0].astype(kernel.dtype), of_products.astype(kernel.dtype))
     return of_inputs, of_kernel, of_products.sum((0, 1)), of_carry, None
 
 
@@ -180,8 +189,8 @@ def _scan_backward(step, saved, gradients):
     of_constants, of_carry, of_xs, of_products = pull(gradients)
     of_kernels = {}
     for name, u in factors.items():
-        shapes = "tbd,tbg->bdg" if ranks[name].ndim else "tbd,tbg->dg"
-        of_kernels[name] = jnp.einsum(shapes, u, of_products[name].astype(u.dtype))
+        product = jax.vmap(outer, 1) if ranks[name].ndim else outer  # of each example, or of all
+        of_kernels[name] = product(u, of_products[name].astype(u.dtype))
     return of_kernels, of_constants, of_carry, of_xs
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dlx.core import Model, Variables
 from dlx.layers.activation import gelu
+from dlx.layers.dense import by_rows, scores
 from dlx.layers.regularization import dropout
 from dlx.models.transformer import Block
 from dlx.nn import from_linen
@@ -82,7 +83,7 @@ class Encoder(nn.Module):
 
     def scores(self, x: Float[Array, "b m d"]) -> Float[Array, "b m v"]:
         """Returns the product of `x` with the embedding of every word."""
-        return self.words.attend(x)
+        return scores(x, self.words.embedding)
 
 
 class MaskedLM(nn.Module):
@@ -92,10 +93,11 @@ class MaskedLM(nn.Module):
     def __call__(self, x: Float[Array, "b m d"], encoder: Encoder) -> Float[Array, "b m v"]:
         """Returns logits over the vocabulary."""
         start = nn.initializers.truncated_normal(encoder.init_std)
-        x = gelu(nn.Dense(x.shape[-1], kernel_init=start, dtype=encoder.dtype, name="dense")(x))
+        dense = partial(nn.Dense, kernel_init=start, dtype=encoder.dtype, dot_general=by_rows)
+        x = gelu(dense(x.shape[-1], name="dense")(x))
         x = nn.LayerNorm(encoder.epsilon, dtype=encoder.dtype, name="norm")(x)
         bias = self.param("bias", nn.initializers.zeros, (encoder.vocabulary,))
-        return encoder.scores(x).astype(jnp.float32) + bias
+        return encoder.scores(x) + bias
 
 
 class Bert(nn.Module):

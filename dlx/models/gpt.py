@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from dlx.core import Model, Variables
 from dlx.layers.attention import KeyValue, Projections, attend, attend_cached
-from dlx.layers.dense import by_rows
+from dlx.layers.dense import by_rows, scores
 from dlx.layers.embedding import places
 from dlx.layers.regularization import dropout
 from dlx.nn import from_linen
@@ -173,11 +173,6 @@ def closed(
     return jnp.where(fits[:, None, None], outputs, jnp.nan), Cache(
         filled, tuple(layer for layer in layers if layer is not None)
     )
-
-
-def scores(x: Float[Array, "*b d"], matrix: Float[Array, "k d"]) -> Float[Array, "*b k"]:
-    """Returns the product of hidden states with every row of a matrix, in float32."""
-    return jnp.matmul(x, matrix.astype(x.dtype).T, preferred_element_type=jnp.float32)
 
 
 def language_model(module: nn.Module) -> Model:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dlx.core import Model, Variables
+from dlx.layers.dense import by_rows, scores
 from dlx.layers.recurrent import Recurrent, State, uniform
 from dlx.layers.regularization import dropout
 from dlx.nn import from_linen
@@ -45,9 +46,8 @@ class LanguageModel(nn.Module):
         x, state = stack(dropped(words(tokens)), mask, state, train=train)
         if self.tied:
             bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,))
-            matrix = words.embedding.astype(self.dtype).T
-            return jnp.matmul(dropped(x), matrix, preferred_element_type=jnp.float32) + bias, state
-        head = nn.Dense(self.vocabulary, dtype=self.dtype, kernel_init=near, name="head")
+            return scores(dropped(x), words.embedding) + bias, state
+        head = nn.Dense(self.vocabulary, dtype=self.dtype, kernel_init=near, dot_general=by_rows, name="head")
         return head(dropped(x)).astype(jnp.float32), state
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dlx.core import Model, Variables
+from dlx.layers.dense import by_rows
 from dlx.layers.recurrent import CELLS, Carry, Gates, Recurrent, State, multiply, scan, uniform
 from dlx.layers.regularization import dropout
 from dlx.nn import from_linen
@@ -59,7 +60,7 @@ class Seq2Seq(nn.Module):
         embed = partial(
             nn.Embed, features=width, dtype=self.dtype, embedding_init=nn.initializers.normal(0.1)
         )
-        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=near)
+        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=near, dot_general=by_rows)
         self.source_words, self.target_words = embed(self.source_vocabulary), embed(self.target_vocabulary)
         self.encoder = Recurrent(
             self.cell, width, self.depth, bidirectional=True, dropout=self.dropout, dtype=self.dtype

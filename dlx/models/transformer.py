@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dlx.core import Model, Variables
 from dlx.layers.attention import KeyValue, attend, attend_cached
-from dlx.layers.dense import by_rows
+from dlx.layers.dense import by_rows, scores
 from dlx.layers.embedding import places
 from dlx.layers.regularization import dropout
 from dlx.nn import from_linen
@@ -198,7 +198,9 @@ class Transformer(nn.Module):
         self.target_words = embed(self.target_vocabulary)
         if not self.shared:
             self.source_words = embed(self.source_vocabulary)
-            self.output = nn.Dense(self.target_vocabulary, use_bias=False, dtype=self.dtype)
+            self.output = nn.Dense(
+                self.target_vocabulary, use_bias=False, dtype=self.dtype, dot_general=by_rows
+            )
         self.encoder = [block() for _ in range(self.depth)]
         self.decoder = [block(crosses=True) for _ in range(self.depth)]
         if self.norm == "pre":
@@ -242,7 +244,7 @@ class Transformer(nn.Module):
             layers.append(seen)
         if self.norm == "pre":
             x = self.decoder_norm(x)
-        logits = self.target_words.attend(x) if self.shared else self.output(x)
+        logits = scores(x, self.target_words.embedding) if self.shared else self.output(x)
         return logits.astype(jnp.float32), tuple(layer for layer in layers if layer is not None)
 
     def __call__(

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from dlx.core import Model, Variables
+from dlx.layers.activation import gelu
 from dlx.layers.attention import SelfAttention
+from dlx.layers.dense import by_rows
 from dlx.layers.regularization import stochastic_depth
 from dlx.nn import from_linen
 
@@ -35,7 +37,11 @@ class Block(nn.Module):
         width, xavier = x.shape[-1], nn.initializers.xavier_uniform()
         norm = partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype)
         dense = partial(
-            nn.Dense, kernel_init=xavier, bias_init=nn.initializers.normal(1e-6), dtype=self.dtype
+            nn.Dense,
+            kernel_init=xavier,
+            bias_init=nn.initializers.normal(1e-6),
+            dtype=self.dtype,
+            dot_general=by_rows,
         )
         drop = nn.Dropout(self.dropout, deterministic=not train)
 
@@ -44,7 +50,7 @@ class Block(nn.Module):
 
         y = SelfAttention(self.heads, self.dtype, name="attention")(norm(name="norm_1")(x))
         x = x + kept(drop(y))
-        y = nn.gelu(dense(self.hidden, name="dense_1")(norm(name="norm_2")(x)), approximate=False)
+        y = gelu(dense(self.hidden, name="dense_1")(norm(name="norm_2")(x)))
         return x + kept(drop(dense(width, name="dense_2")(drop(y))))
 
 
