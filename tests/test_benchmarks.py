@@ -321,6 +321,25 @@ def test_the_table_of_models_is_of_the_fastest_variant(tmp_path, monkeypatch):
     assert picture.ratios(report.best(), tmp_path / "models.png").stat().st_size > 5000
 
 
+def test_a_model_on_two_machines_has_its_rows_together_and_told_apart(tmp_path, monkeypatch):
+    from experiments.commands import report
+
+    monkeypatch.setattr(report, "SPEED", tmp_path)
+    rows = [Row(f"{model}, step", "torch", "ms", [2.0], [3.0]) for model in ("net, 8 px", "other")]
+    for number, processor in enumerate(("A", "B")):
+        details = [{"what": row.what.removesuffix(", step")} for row in rows]
+        record = table.record("models", Found(rows, details=details))
+        record["machine"] |= {"processor": processor, "cores": "2", "device": "cpu"}
+        (tmp_path / f"models_{number}.json").write_text(json.dumps(record))
+    found = report.best()
+    assert [row["machine"]["processor"] for row in found] == ["A", "B", "A", "B"]
+    assert [row["what"] for row in report.apart(found)[:2]] == [
+        "net, 8 px (2 cores of A), step",
+        "net, 8 px (2 cores of B), step",
+    ]
+    assert report.apart(found[::2]) == found[::2]  # one machine needs no name
+
+
 def test_options_of_models_are_refused_elsewhere(capsys):
     assert main(["benchmark", "loop", "--only", "resnet50_64"]) == 2
     assert "--only is for benchmark models, not for loop" in capsys.readouterr().err

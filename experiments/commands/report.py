@@ -49,7 +49,7 @@ def run(arguments) -> int:
     if against := best():
         from experiments.speed import picture
 
-        picture.ratios(against, PICTURE)
+        picture.ratios(apart(against), PICTURE)
     print(f"{README} holds {len(results())} results and {len(list(SPEED.glob('*.json')))} benchmarks")
 
     from experiments.page import document
@@ -149,7 +149,8 @@ def models() -> str:
 def best() -> list[dict]:
     """Returns, for all that `benchmark models` measured, the row of the fastest variant of the peer.
 
-    Each has its "machine", and "detail", the numbers of its model, in the first row of that model alone.
+    Each has its "machine", and "detail", the numbers of its model, in the first row of that model alone. A
+    model that was measured on several machines has its rows together.
     """
     chosen = []
     for file in sorted(SPEED.glob(MODELS)):
@@ -163,7 +164,19 @@ def best() -> list[dict]:
         for what, row in fastest.items():
             detail = details.pop(what.rpartition(", ")[0], None)
             chosen.append(row | {"machine": found["machine"], "detail": detail})
-    return chosen
+    models = list(dict.fromkeys(row["what"].rpartition(", ")[0] for row in chosen))
+    return sorted(chosen, key=lambda row: models.index(row["what"].rpartition(", ")[0]))
+
+
+def apart(rows: list[dict]) -> list[dict]:
+    """Returns such rows, each model's name followed by its hardware where they are of several machines."""
+    if len({hardware(row["machine"]) for row in rows}) < 2:
+        return rows
+    names = [row["what"].rpartition(", ") for row in rows]
+    return [
+        row | {"what": f"{model} ({hardware(row['machine'])}), {measure}"}
+        for row, (model, _, measure) in zip(rows, names, strict=True)
+    ]
 
 
 def needs(detail: dict) -> list[int | None]:

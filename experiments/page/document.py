@@ -244,7 +244,7 @@ def beside(file: Path) -> list[Path]:
 
 def speed() -> str:
     """Returns all speeds against their peers, each benchmark on an axis of ratios of its own."""
-    groups: dict[str, list[Mapping]] = {"models": report.best()}
+    groups: dict[str, list[Mapping]] = {"models": report.apart(report.best())}
     for file in sorted(set(report.SPEED.glob("*.json")) - set(report.SPEED.glob(report.MODELS))):
         found = json.loads(file.read_text())
         rows = [row | {"machine": found["machine"]} for row in found["rows"]]

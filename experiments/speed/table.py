@@ -135,9 +135,14 @@ def machine() -> dict[str, str]:
     for library in ("jax", "torch"):
         installed = importlib.util.find_spec(library) is not None
         facts[library] = importlib.metadata.version(library) if installed else "missing"
-    command = ["git", "describe", "--always", "--dirty"]
+    written = (":!experiments/results", ":!README.md")  # by `reproduce`, `report` and this
+    changes = ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", *written]
     try:
-        commit = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=True).stdout.strip()
+        commit, changed = (
+            subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=True).stdout.strip()
+            for command in (["git", "describe", "--always"], changes)
+        )
+        commit += "-dirty" if changed else ""
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     facts |= {"commit": commit, "platform": sys.platform}
