@@ -196,7 +196,8 @@ def hardware(machine: dict) -> str:
     """Returns what the numbers of a file were measured on."""
     if machine.get("device", "cpu") != "cpu":
         return machine["device"]
-    return f"{machine['cores']} cores of {machine['processor']}"
+    processor = machine["processor"].replace("(R)", "").removesuffix(" Processor")
+    return f"{machine['cores']} cores of {processor}"
 
 
 def markdown(heading: list[str], rows: list[list[str]]) -> str:

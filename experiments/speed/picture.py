@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dlx import figures
 
-WIDTH = 36  # letters in a line of a model's name
+WIDTH = 45  # letters in a line of a model's name
 
 
 def ratios(rows: Sequence[Mapping], file: Path) -> Path:
@@ -18,7 +18,7 @@ def ratios(rows: Sequence[Mapping], file: Path) -> Path:
     names = [row["what"].rpartition(", ")[::2] for row in rows]
     models = list(dict.fromkeys(model for model, _ in names))
     measures = list(dict.fromkeys(measure for _, measure in names))
-    figure, axis = figures.canvas(figsize=(7.5, 1.4 + 0.42 * len(models)))
+    figure, axis = figures.canvas(figsize=(8, 1.4 + 0.42 * len(models)))
 
     def place(model: str, measure: str) -> float:
         kinds = [kind for kind in measures if (model, kind) in names]
