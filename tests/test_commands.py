@@ -118,8 +118,8 @@ def test_evaluate_repeats_the_test_numbers(trained, capsys):
     (expected,) = [r for r in records if r["set"] == "test"]
     assert main(["evaluate", f"--workdir={workdir}", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["step"] == 150
-    expected = {k: v for k, v in expected.items() if k not in ("step", "set")}
+    assert found["step"] == expected["best_step"] <= expected["step"] == 150
+    expected = {k: v for k, v in expected.items() if k not in ("step", "set", "best_step")}
     assert found["test"] == pytest.approx(expected, rel=1e-5)  # here on eight devices, there on one
 
 

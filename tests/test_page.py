@@ -193,7 +193,8 @@ def test_every_result_and_its_source_are_on_the_page(page):
             if found["published"]:
                 assert found["published"]["source"] in said
         else:
-            assert all(row["what"] in said for row in found["rows"])
+            for row in found["rows"]:  # hardware may stand between a model and the measure
+                assert all(part in said for part in row["what"].rpartition(", "))
 
 
 def test_a_demo_is_shown_once_smaller_and_without_its_curves(page):
