@@ -290,5 +290,4 @@ class SelfAttention(nn.Module):
         query, key, value = Projections(self.heads, square, self.dtype, name="qkv")(x)
         seen = attend(query, key, value, mask).reshape(batch, time, width)
         xavier = nn.initializers.xavier_uniform()
-        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=xavier, dot_general=by_rows)
-        return dense(width, name="out")(seen)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=xavier, dot_general=by_rows, name="out")(seen)

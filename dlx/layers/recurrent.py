@@ -68,10 +68,8 @@ def following(step, mask: Bool[Array, "b"] | None, inputs, products, carry: Carr
 
 def multiply(x: Float[Array, "... d"], kernel: Float[Array, "... d g"]) -> Float[Array, "... g"]:
     """Returns the product, of numbers in the dtype of `kernel`, in float32."""
-    x = x.astype(kernel.dtype)
-    if kernel.ndim == 2:
-        return by_rows(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-    return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
+    product = by_rows if kernel.ndim == 2 else jnp.matmul
+    return product(x.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
 
 
 def outer(x: Float[Array, "*t d"], y: Float[Array, "*t g"]) -> Float[Array, "d g"]:

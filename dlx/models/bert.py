@@ -93,8 +93,8 @@ class MaskedLM(nn.Module):
     def __call__(self, x: Float[Array, "b m d"], encoder: Encoder) -> Float[Array, "b m v"]:
         """Returns logits over the vocabulary."""
         start = nn.initializers.truncated_normal(encoder.init_std)
-        dense = partial(nn.Dense, kernel_init=start, dtype=encoder.dtype, dot_general=by_rows)
-        x = gelu(dense(x.shape[-1], name="dense")(x))
+        width, dtype = x.shape[-1], encoder.dtype
+        x = gelu(nn.Dense(width, kernel_init=start, dtype=dtype, dot_general=by_rows, name="dense")(x))
         x = nn.LayerNorm(encoder.epsilon, dtype=encoder.dtype, name="norm")(x)
         bias = self.param("bias", nn.initializers.zeros, (encoder.vocabulary,))
         return encoder.scores(x) + bias
