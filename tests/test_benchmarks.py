@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -338,6 +339,20 @@ def test_a_model_on_two_machines_has_its_rows_together_and_told_apart(tmp_path, 
         "net, 8 px (2 cores of B), step",
     ]
     assert report.apart(found[::2]) == found[::2]  # one machine needs no name
+
+
+def test_a_commit_is_dirty_for_changes_of_code_and_not_of_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "HOME", tmp_path)
+    result, code = tmp_path / "experiments/results/digits.json", tmp_path / "code.py"
+    result.parent.mkdir(parents=True)
+    result.touch(), code.touch()
+    who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    for words in (("init", "-q"), ("add", "."), (*who, "commit", "-q", "-m", "first")):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    result.write_text("measured anew")
+    assert "dirty" not in (clean := table.machine()["commit"]) and clean != "unknown"
+    code.write_text("changed")
+    assert table.machine()["commit"] == f"{clean}-dirty"
 
 
 def test_options_of_models_are_refused_elsewhere(capsys):
