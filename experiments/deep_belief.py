@@ -114,7 +114,7 @@ def likelihood(config, variables) -> dict[str, float]:
 
 
 def classifier(config):
-    """Returns the cross entropy of the labels, what is measured of an image, and of a network: no more."""
+    """Returns the cross entropy of labels, what is measured of an image, and the error of `config.peer`."""
     model = network(config)
 
     def score(variables, batch):
@@ -122,7 +122,23 @@ def classifier(config):
         wrong = logits.argmax(-1) != batch["label"]
         return {"loss": losses.softmax_cross_entropy(logits, batch["label"]), "error": wrong}
 
-    return mean_of(score), score, lambda variables: {}
+    def more(variables):
+        if "peer" not in config:
+            return {}
+        splits = data(config).splits
+        guess = build({"support_vectors": support_vectors}, config.peer, splits=splits)
+        return {f"error_{config.peer.name}": float((guess != splits["test"]["label"]).mean())}
+
+    return mean_of(score), score, more
+
+
+def support_vectors(splits):
+    """Returns the labels that scikit-learn's support vectors, with its defaults, give to the test images."""
+    from sklearn.svm import SVC
+
+    train, test = splits["train"], splits["test"]
+    images, asked = (part["image"].reshape(len(part["image"]), -1) for part in (train, test))
+    return SVC().fit(images, train["label"]).predict(asked)
 
 
 def autoencoder(config):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlx import feed, figures, losses, metrics, saliency
-from dlx.configuration import build, lookup
+from dlx.configuration import ConfigError, build, lookup
 from dlx.core import Model, Task
 from dlx.data import image, pipeline
 from dlx.data.sources import SOURCES
@@ -57,7 +57,9 @@ def make_task(config) -> Task:
             "accuracy": metrics.accuracy(logits, batch["label"], batch["mask"]),
         }
 
-    evaluators = {"test": collected(passes(config, "test"), predictor(config), report)}
+    evaluators = {
+        "test": collected(passes(config, "test"), predictor(config), functools.partial(compared, config))
+    }
     if "validation" in splits:
         evaluators["validation"] = mean_over(passes(config, "validation"), score)
     return Task(init, loss, train, evaluators)
@@ -170,6 +172,29 @@ def report(found) -> dict[str, float]:
         specificity, sensitivity = metrics.per_class(metrics.recall(counts)).tolist()
         found |= {"sensitivity": sensitivity, "specificity": specificity}
     return found
+
+
+def compared(config, found) -> dict[str, float]:
+    """Returns the report, and behind it the accuracy of `config.peer`, if there is one."""
+    if "peer" not in config:
+        return report(found)
+    guess = build({"support_vectors": support_vectors}, config.peer, splits=data(config).splits)
+    return report(found) | {f"accuracy_{config.peer.name}": float((guess == found["label"]).mean())}
+
+
+def support_vectors(splits):
+    """Returns the labels that scikit-learn's support vectors, with its defaults, give to the test images.
+
+    They see pixels as numbers. Learning takes a time that grows with the square of the training images: less
+    than a second for scikit-learn's digits. Raises ConfigError for images that are not in memory.
+    """
+    from sklearn.svm import SVC
+
+    train, test = splits["train"], splits["test"]
+    if not isinstance(train, dict):
+        raise ConfigError("config.peer is for images in memory: leave it out where they are streamed")
+    images, asked = (part["image"].reshape(len(part["image"]), -1) for part in (train, test))
+    return SVC().fit(images, train["label"]).predict(asked)
 
 
 def tally(logits, label):

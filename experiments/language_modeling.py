@@ -5,6 +5,7 @@ to end in as many tracks as a batch has rows, and carries its state from step to
 backpropagation). Held-out text is read whole: every token but the first is predicted exactly once.
 """
 
+import collections
 import functools
 import json
 import sys
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from dlx import decoding, feed, figures, losses, metrics
 from dlx.configuration import ConfigError, build
@@ -64,7 +66,8 @@ def make_task(config) -> Task:
         length = config.context
         if is_recurrent(config):  # one batch of long rows, for the state is not forgotten
             length = -(-(len(corpus.tokens[split]) - 1) // config.batch)
-        report = functools.partial(summary, corpus.bytes[split])
+        peer = functools.cache(functools.partial(beside, config, split))
+        report = functools.partial(summary, corpus.bytes[split], peer)
         return mean_over(passes(config, split, length), score, report)
 
     return Task(init, loss, train, {split: evaluator(split) for split in corpus.tokens if split != "train"})
@@ -143,11 +146,50 @@ def passes(config, split: str, length: int) -> Callable:
     return text.weighted_passes(rows, config.batch, rows=feed.rows(config.batch))
 
 
-def summary(size: int, sums) -> dict[str, float]:
-    """Returns nats per token, perplexity, and bits for each of the `size` bytes of the text."""
+def summary(size: int, peer: Callable, sums) -> dict[str, float]:
+    """Returns nats per token, perplexity, bits for each of the `size` bytes of the text, and `peer()`."""
     loss = metrics.summarize(sums)["loss"]
     bits = float(sums["loss"].total) / np.log(2)
-    return {"loss": loss, "perplexity": float(np.exp(loss)), "bits_per_byte": bits / size}
+    return {"loss": loss, "perplexity": float(np.exp(loss)), "bits_per_byte": bits / size} | peer()
+
+
+def beside(config, split: str) -> dict[str, float]:
+    """Returns the nats per token of a split that `config.peer` needs, if there is one."""
+    if "peer" not in config:
+        return {}
+    tokenizer, tokens, _ = data(config)
+    sides = {"train": tokens["train"], "held_out": tokens[split], "vocabulary": tokenizer.size}
+    return {f"loss_{config.peer.name}": float(build({"n_gram": n_gram}, config.peer, **sides).mean())}
+
+
+def n_gram(
+    train: Int[np.ndarray, "n"], held_out: Int[np.ndarray, "m"], order: int, vocabulary: int
+) -> Float[np.ndarray, "m-1"]:
+    """Returns -log p, in nats, of each token but the first given the `order` - 1 before it, as counted.
+
+    The shares of tokens after a context are mixed with those after the context without its first token, down
+    to none and to all tokens alike, as Witten and Bell have it: a context with t different tokens among n
+    leaves t / (n + t) to the shorter one (Chen and Goodman 1999, "An empirical study of smoothing techniques
+    for language modeling", section 2.6).
+    """
+    known, asked = train.tolist(), held_out.tolist()
+    chance = np.full(len(asked), 1 / vocabulary)
+    for length in range(order):
+        counts = collections.Counter(grams(known, length + 1))
+        total, kinds = collections.Counter(), collections.Counter()
+        for gram, count in counts.items():
+            total[gram[:-1]] += count
+            kinds[gram[:-1]] += 1
+        for place, gram in enumerate(grams(asked, length + 1), start=length):
+            if seen := total[gram[:-1]]:
+                left = kinds[gram[:-1]]
+                chance[place] = (counts[gram] + left * chance[place]) / (seen + left)
+    return -np.log(chance[1:])
+
+
+def grams(tokens: list[int], length: int) -> Iterator[tuple[int, ...]]:
+    """Yields every run of so many tokens, in order."""
+    return zip(*(tokens[start:] for start in range(length)), strict=False)
 
 
 def files(config) -> dict[str, str]:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import same
+from sklearn.svm import SVC
 
 from dlx import checkpoint, configuration, report, sharding, train
 from dlx.configuration import ConfigError
@@ -259,3 +260,13 @@ def test_an_autoencoder_learns_and_stands_beside_principal_components(tmp_path):
     found = run.task.evaluators["test"](variables)
     assert 0 < found["squared_error_pca"] < found["squared_error"]
     assert deep_belief.demo(config, variables, tmp_path)[0].read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_classifier_stands_beside_support_vectors_of_the_same_images():
+    config = load()
+    task = runs.build(config).task
+    found = task.evaluators["test"](task.init(jax.random.key(0)))
+    train, test = (deep_belief.data(config).splits[name] for name in ("train", "test"))
+    own = SVC().fit(train["image"].reshape(len(train["image"]), -1), train["label"])
+    right = own.score(test["image"].reshape(len(test["image"]), -1), test["label"])
+    assert found["error_support_vectors"] == pytest.approx(1 - right) and 0 < 1 - right < 0.03

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from sklearn.metrics import roc_auc_score
+from sklearn.svm import SVC
 
 from dlx import configuration, losses, optimizers, sharding, train
 from dlx.configuration import ConfigError
@@ -107,6 +108,23 @@ def test_a_report_of_two_classes_has_sensitivity_and_specificity():
     assert found["accuracy"] == pytest.approx((guess == label).mean())
     three = experiment.report({"logits": np.pad(logits, ((0, 0), (0, 1))), "label": label})
     assert not {"roc_auc", "sensitivity", "specificity"} & set(three)
+
+
+def test_support_vectors_of_the_training_images_stand_beside_the_report():
+    config = configuration.load("configs/image_classification/digits.py:smoke")
+    task = experiment.make_task(config)
+    found = task.evaluators["test"](task.init(jax.random.key(0)))
+    train, test = (experiment.data(config).splits[name] for name in ("train", "test"))
+    own = SVC().fit(train["image"].reshape(len(train["image"]), -1), train["label"])
+    expected = own.score(test["image"].reshape(len(test["image"]), -1), test["label"])
+    assert found["accuracy_support_vectors"] == pytest.approx(expected) and 0.97 < expected < 1
+    with pytest.raises(ConfigError, match="images in memory: leave it out"):
+        experiment.support_vectors({"train": [], "test": test})
+    with config.unlocked():
+        del config.peer
+    assert set(found) - set(
+        experiment.make_task(config).evaluators["test"](task.init(jax.random.key(0)))
+    ) == {"accuracy_support_vectors"}
 
 
 def test_auxiliary_logits_count_in_training(monkeypatch):

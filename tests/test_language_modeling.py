@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dlx import configuration, optimizers, sharding, train
+from dlx.configuration import ConfigError
 from dlx.core import Plan, Variables
 from dlx.data import tokenizer as tokenizers
 from experiments import language_modeling as experiment
@@ -87,6 +88,45 @@ def test_batches_come_from_the_training_text_alone(tmp_path):
     for step in range(20):
         for row in task.batch(step)["tokens"]:
             assert tokenizer.decode(row) in TEXTS["train"]
+
+
+def counted(known, context, token, vocabulary):
+    """Returns the share of a token after a context as the paper's recursion has it, from the longest down."""
+    shorter = counted(known, context[1:], token, vocabulary) if context else 1 / vocabulary
+    size = len(context)
+    after = [known[i + size] for i in range(len(known) - size) if known[i : i + size] == context]
+    if not after:
+        return shorter
+    return (after.count(token) + len(set(after)) * shorter) / (len(after) + len(set(after)))
+
+
+@pytest.mark.parametrize("order", [1, 2, 4])
+def test_counts_of_tokens_are_mixed_as_the_paper_has_it_and_sum_to_one(order):
+    rng, vocabulary = np.random.default_rng(order), 5
+    known, held_out = rng.integers(0, 3, 60), rng.integers(0, vocabulary, 40)
+    found = experiment.n_gram(known, held_out, order, vocabulary)
+    asked = held_out.tolist()
+    expected = [
+        counted(known.tolist(), asked[max(0, i + 1 - order) : i], asked[i], vocabulary)
+        for i in range(1, len(asked))
+    ]
+    np.testing.assert_allclose(found, -np.log(expected), rtol=1e-12)
+    endings = [experiment.n_gram(known, np.r_[held_out, t], order, vocabulary)[-1] for t in range(vocabulary)]
+    assert np.exp(-np.array(endings)).sum() == pytest.approx(1)
+
+
+def test_a_peer_that_counts_stands_beside_the_loss(tmp_path):
+    config = load("shakespeare_lstm", tmp_path)
+    found = experiment.make_task(config).evaluators["validation"](untrained(config))
+    corpus = experiment.data(config)
+    expected = experiment.n_gram(
+        corpus.tokens["train"], corpus.tokens["validation"], config.peer.order, corpus.tokenizer.size
+    )
+    assert found["loss_n_gram"] == pytest.approx(expected.mean()) and found["loss"] > found["loss_n_gram"]
+    with config.unlocked():
+        config.peer.name = "n_grams"
+    with pytest.raises(ConfigError, match="unknown name 'n_grams'; did you mean 'n_gram'"):
+        experiment.make_task(config).evaluators["validation"](untrained(config))
 
 
 def test_a_source_without_training_text_is_named(tmp_path):

@@ -25,6 +25,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.schedule = {"name": "cosine", "peak": 2e-3, "warmup": 50}
     config.plan = {"steps": 1000, "log_every": 50, "eval_every": 100, "save_every": 500}
     config.best = {"metric": "error", "higher_is_better": False}
+    config.peer = {"name": "support_vectors"}
     rates, warmup, pretraining = [0.1, 0.1], 200, 2000
     if scale == "autoencoder":
         config.model.hidden, config.learn = [256, 16], "autoencoder"

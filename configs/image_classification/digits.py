@@ -19,6 +19,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.schedule = {"name": "cosine", "peak": 4e-3, "warmup": 50}
     config.plan = {"steps": 600, "log_every": 50, "eval_every": 100, "save_every": 300}
     config.best = {"metric": "accuracy", "higher_is_better": True}
+    config.peer = {"name": "support_vectors"}
     if scale == "smoke":
         config.batch, config.model.widths = 64, [16, 32]
         config.optimizer.average, config.schedule.warmup = 0.95, 10

@@ -19,6 +19,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.optimizer = {"name": "adamw", "b2": 0.99, "weight_decay": 0.0, "clip": 1.0}
     config.schedule = {"name": "cosine", "peak": 4e-3, "warmup": 100, "final": 0.1}
     config.plan = {"steps": 2000, "log_every": 50, "eval_every": 500, "save_every": 500}
+    config.peer = {"name": "n_gram", "order": 5}
     config.sampling = {"temperature": 0.8, "top_k": 40, "length": 500}
     if scale == "smoke":
         config.source = {"name": "synthetic_text", "count": 200}

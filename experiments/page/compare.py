@@ -26,6 +26,8 @@ PEERS = (
     "pca",
     "pixels",
     "translation_memory",
+    "support_vectors",
+    "n_gram",
 )
 
 
