@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlx.layers.dense import by_rows, scores
+from dlx.layers.dense import by_rows, product, scores
 from dlx.models import MODELS
 
 TWICE = "(([0, 1], [0, 1]), ([], []))"  # a product that sums over the first two axes of both factors
@@ -47,6 +47,18 @@ def test_the_gradient_of_the_kernel_sums_over_one_axis(key):
     params = layer.init(key, x)
     text = str(jax.make_jaxpr(jax.grad(lambda params: layer.apply(params, x).sum()))(params))
     assert "dimension_numbers=(([0], [0])" in text and TWICE not in text
+
+
+@pytest.mark.parametrize(("shape", "left"), [((9, 6, 4), 4), ((9, 4, 6), 4), ((5, 6, 4), 6)], ids=str)
+def test_the_left_factor_of_a_kernels_gradient_is_the_narrow_one_where_rows_are_many(shape, left, key):
+    """What XLA compiles, on a CPU: of few rows the plain form is kept."""
+    rows, inputs, outputs = shape
+    x, kernel = jax.random.normal(key, (rows, inputs)), jax.random.normal(key, (inputs, outputs))
+    grad = jax.grad(lambda kernel, x: jnp.square(product(x, kernel)).sum())
+    np.testing.assert_allclose(grad(kernel, x), 2 * x.T @ (x @ kernel), rtol=1e-5, atol=1e-5)
+    lines = jax.jit(grad).lower(kernel, x).compile().as_text().splitlines()
+    found = [line for line in lines if " dot(" in line and "lhs_contracting_dims={0}" in line]
+    assert len(found) == 1 and f" = f32[{left}," in found[0]
 
 
 @pytest.mark.parametrize("name", SEQUENCES)

@@ -228,6 +228,7 @@ CHECKS = {  # module.name of a layer -> the checks of it
     "dense.by_rows": lambda: [
         (lambda *x: dense.by_rows(*x, (((2,), (0,)), ((), ()))), normal(2, 3, 4), normal(4, 5))
     ],
+    "dense.product": lambda: [(dense.product, normal(9, 6), normal(6, 4))],
     "dense.scores": lambda: [(dense.scores, normal(2, 3, 4), normal(5, 4))],
     "depthwise.DepthwiseConv": lambda: [module(depthwise.DepthwiseConv(3), IMAGE)],
     "depthwise.depthwise": lambda: [

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from dlx.layers import winograd
+from dlx.layers.dense import by_rows
 from dlx.layers.placement import parts
 
 Sides = Sequence[tuple[int, int]]  # pixels of zeros (above, below) and (left, right) of the image
@@ -93,9 +94,7 @@ def multiplied(
 ) -> Shaped[Array, "b y x d"]:
     """Is the same as one matrix product, of the pixels of every window side by side and the kernel."""
     windows = jnp.concatenate(places(x, kernel, stride, sides), axis=-1)
-    # two plain matrices: XLA's gradient of a product over more axes is slow
-    product = jnp.dot(windows.reshape(-1, windows.shape[-1]), kernel.reshape(-1, kernel.shape[-1]))
-    return product.reshape(*windows.shape[:-1], kernel.shape[-1])
+    return by_rows(windows, kernel.reshape(-1, kernel.shape[-1]))
 
 
 def places(x, kernel, stride: int, sides: Sides) -> list[Shaped[Array, "b y x c"]]:
@@ -123,8 +122,8 @@ def places_backward(stride, sides, saved, gradient):
     """Returns the gradients of the image and of the kernel."""
     x, kernel = saved
     of_image = jax.linear_transpose(lambda x: windowed(x, kernel, stride, sides), x)
-    flat = gradient.reshape(-1, gradient.shape[-1])
-    products = [jnp.dot(p.reshape(-1, p.shape[-1]).T, flat) for p in places(x, kernel, stride, sides)]
+    seen = places(x, kernel, stride, sides)
+    products = [jax.linear_transpose(functools.partial(by_rows, p), kernel[0, 0])(gradient)[0] for p in seen]
     return *of_image(gradient), jnp.stack(products).reshape(kernel.shape)
 
 

@@ -10,9 +10,12 @@ from functools import partial, reduce
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from dlx.layers.placement import parts
+
+TOGETHER = 4  # rows, at most, whose products are added up at once
 
 
 class DepthwiseConv(nn.Module):
@@ -95,14 +98,35 @@ def image_gradient(x, kernel, gradient, stride: int) -> Shaped[Array, "b h w c"]
 def kernel_gradient(x, kernel, gradient, stride: int) -> Shaped[Array, "k k 1 c"]:
     """Returns the gradient of the kernel: at every place in a window, its pixels times the output's gradient.
 
-    One reduction adds up all places over the rows, in one pass. Sums of single places would go to YNNPACK,
-    for which XLA copies every shifted image first (experiments/LOG.md).
+    The products of each place are added up row by row, a few rows at a time, into sums for every column: what
+    XLA on a CPU makes of that is vectors, where its reductions over rows take one number after the other, and
+    those over all pixels copy every shifted image first (experiments/LOG.md).
     """
-    wide = gradient.astype(jnp.float32)
-    products = tuple(pixels * wide for pixels in shifts(surrounded(x, len(kernel) // 2), len(kernel), stride))
-    zeros = (jnp.float32(0),) * len(products)
-    columns = jax.lax.reduce(products, zeros, lambda *pair: tuple(map(jnp.add, *pair)), (1,))
-    return jnp.stack(columns).sum((1, 2)).reshape(kernel.shape).astype(kernel.dtype)
+    size, (batch, high, wide, channels) = len(kernel), gradient.shape
+    x = surrounded(x, size // 2)
+    together = max(rows for rows in range(1, TOGETHER + 1) if high % rows == 0)
+
+    def row(image, y):
+        """Returns a row of every image, [b, columns, c]; sliced alone, for slices of slices are slow."""
+        return jax.lax.dynamic_index_in_dim(image, y, 1, keepdims=False).astype(jnp.float32)
+
+    def add(part, sums):
+        first = part * together
+        slopes = [row(gradient, first + y) for y in range(together)]
+        pixels = [row(x, first * stride + y) for y in range((together - 1) * stride + size)]
+        end = (wide - 1) * stride + 1
+        return tuple(
+            reduce(
+                jnp.add,
+                [pixels[y * stride + i][:, j : j + end : stride] * slope for y, slope in enumerate(slopes)],
+                total,
+            )
+            for (i, j), total in zip(np.ndindex(size, size), sums, strict=True)
+        )
+
+    zeros = (jnp.zeros((batch, wide, channels)),) * size**2
+    sums = jax.lax.fori_loop(0, high // together, add, zeros)
+    return jnp.stack(sums).sum((1, 2)).reshape(kernel.shape).astype(kernel.dtype)
 
 
 def weighted(x, kernel, stride: int) -> Float[Array, "b y x c"]:

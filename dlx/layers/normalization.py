@@ -63,7 +63,8 @@ def forward(x, scale, bias, epsilon):
     wide = x.astype(jnp.float32)
     axes = tuple(range(x.ndim - 1))
     mean = wide.mean(axes)
-    var = jnp.square(wide - mean).mean(axes)
+    # not `wide - mean`, with which XLA would share what it writes out: so it is a part of the sum, on a CPU
+    var = jnp.square(mean - wide).mean(axes)
     inverse = jax.lax.rsqrt(var + epsilon)
     y = (wide - mean) * (scale * inverse) + bias
     return (y.astype(x.dtype), mean, var), (x, scale, mean, inverse)
@@ -73,10 +74,10 @@ def backward(epsilon, saved, cotangents):
     """Returns the gradients of `x`, `scale` and `bias`: section 3 of the paper, with the sums gathered."""
     x, scale, mean, inverse = saved
     axes = tuple(range(x.ndim - 1))
-    unit = (x.astype(jnp.float32) - mean) * inverse
-    dy = cotangents[0].astype(jnp.float32)
-    dbias, dscale = dy.sum(axes), (dy * unit).sum(axes)
+    wide, dy = x.astype(jnp.float32), cotangents[0].astype(jnp.float32)
+    dbias, dscale = dy.sum(axes), (dy * (mean - wide)).sum(axes) * -inverse
     count = x.size // x.shape[-1]
+    unit = (wide - mean) * inverse
     dx = (scale * inverse) * (dy - dbias / count - unit * (dscale / count))
     return dx.astype(x.dtype), dscale, dbias
 
