@@ -17,8 +17,9 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.tokenizer = {"name": "characters"}
     config.model = {"name": "lstm", "depth": 2, "width": 220, "dropout": 0.0}
     config.optimizer = {"name": "adamw", "b2": 0.99, "weight_decay": 0.0, "clip": 1.0}
-    config.schedule = {"name": "cosine", "peak": 4e-3, "warmup": 100, "final": 0.1}
+    config.schedule = {"name": "cosine", "peak": 2e-3, "warmup": 100, "final": 0.1}
     config.plan = {"steps": 2000, "log_every": 50, "eval_every": 500, "save_every": 500}
+    config.best = {"metric": "loss", "higher_is_better": False}
     config.peer = {"name": "n_gram", "order": 5}
     config.sampling = {"temperature": 0.8, "top_k": 40, "length": 500}
     if scale == "smoke":
