@@ -1,4 +1,4 @@
-"""An LSTM on the characters of Tiny Shakespeare, of as many parameters as the small GPT, in as many steps.
+"""An LSTM on the characters of Tiny Shakespeare, of as many parameters as the small GPT, in twice the steps.
 
 It reads the text in order and carries its state along; backpropagation is cut after 64 characters.
 
@@ -18,7 +18,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     config.model = {"name": "lstm", "depth": 2, "width": 220, "dropout": 0.0}
     config.optimizer = {"name": "adamw", "b2": 0.99, "weight_decay": 0.0, "clip": 1.0}
     config.schedule = {"name": "cosine", "peak": 2e-3, "warmup": 100, "final": 0.1}
-    config.plan = {"steps": 2000, "log_every": 50, "eval_every": 500, "save_every": 500}
+    config.plan = {"steps": 4000, "log_every": 50, "eval_every": 500, "save_every": 500}
     config.best = {"metric": "loss", "higher_is_better": False}
     config.peer = {"name": "n_gram", "order": 5}
     config.sampling = {"temperature": 0.8, "top_k": 40, "length": 500}
