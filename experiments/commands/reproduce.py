@@ -1,10 +1,10 @@
 """Train configs over seeds and compare with the published values.
 
 A result is experiments/results/<application>/<config>.json, of a variant <config>-<variant>.json. It holds
-the mean and deviation of the metric over seeds, all that each seed measured on the test data, once and after
-its last step; the published value and the verdict; learning curves, thinned; and what made it: the hash of
-the config, the commit, the hardware and the versions. Runs that are finished are not trained again, and those
-that were interrupted go on from their last checkpoint.
+the mean and deviation of the metric over seeds, all that each seed measured on the test data, once, at the
+step that `config.best` chose on validation data, else at its last; the published value and the verdict;
+learning curves, thinned; and what made it: the hash of the config, the commit, the hardware and the versions.
+Runs that are finished are not trained again; those that were interrupted go on from their last checkpoint.
 """
 
 import importlib.metadata
