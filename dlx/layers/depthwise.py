@@ -10,7 +10,6 @@ from functools import partial, reduce
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from dlx.layers.placement import parts
@@ -104,6 +103,7 @@ def kernel_gradient(x, kernel, gradient, stride: int) -> Shaped[Array, "k k 1 c"
     """
     size, (batch, high, wide, channels) = len(kernel), gradient.shape
     x = surrounded(x, size // 2)
+    places = [(i, j) for i in range(size) for j in range(size)]
     together = max(rows for rows in range(1, TOGETHER + 1) if high % rows == 0)
 
     def row(image, y):
@@ -121,7 +121,7 @@ def kernel_gradient(x, kernel, gradient, stride: int) -> Shaped[Array, "k k 1 c"
                 [pixels[y * stride + i][:, j : j + end : stride] * slope for y, slope in enumerate(slopes)],
                 total,
             )
-            for (i, j), total in zip(np.ndindex(size, size), sums, strict=True)
+            for (i, j), total in zip(places, sums, strict=True)
         )
 
     zeros = (jnp.zeros((batch, wide, channels)),) * size**2
