@@ -270,7 +270,7 @@ def summarize(config, workdirs: Sequence[Path]) -> dict:
 
     parts = [[report.read(part) for part in runs.parts(workdir)] for workdir in workdirs]
     records = [stages[-1] for stages in parts]
-    tests = [measured(run) for run in records]
+    tests = [measured(runs.stages(config)[-1][1], run) for run in records]
     published = config.get("published")
     metric = published.metric if published else next(key for key in tests[0] if key not in ("step", "set"))
     values = [test[metric] for test in tests]
@@ -292,10 +292,21 @@ def summarize(config, workdirs: Sequence[Path]) -> dict:
     }
 
 
-def measured(records) -> dict:
-    """Returns what a finished run measured on its test data or, where there are none, last on validation."""
+def measured(config, records: Sequence[dict]) -> dict:
+    """Returns what a finished run measured on its test data or, where there are none, on validation data.
+
+    That is then of the step that `config.best` chooses, as "best_step" says, or of the last.
+    """
+    from experiments import runs
+
     sets = {record["set"]: record for record in records}
-    return sets.get("test", sets["validation"])
+    if "test" in sets:
+        return sets["test"]
+    if (rate := runs.rating(config)) is None:
+        return sets["validation"]
+    rated = [(rate({"validation": record}), record) for record in records if record["set"] == "validation"]
+    _, best = max(((value, r) for value, r in rated if math.isfinite(value)), key=lambda pair: pair[0])
+    return best | {"best_step": best["step"]}
 
 
 def curves(records: Sequence[Sequence[dict]], metric: str) -> dict:
