@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 
 from experiments.commands import report
+from experiments.commands.reproduce import value
 from experiments.page import compare, drawing
 from experiments.page.compare import Ratio
 from experiments.sweeping import drawing as sweep_drawing
@@ -134,12 +135,12 @@ def head(ends: tuple[float, float], names: Sequence[str]) -> str:
 def one(file: Path, result: Mapping, found: Ratio | None, ends: tuple[float, float]) -> str:
     """Returns the line of a result: where it stands, and all about it to unfold."""
     reference, metric = compare.reference(result), result["metric"].replace("_", " ")
-    measured = number(result["mean"], result["std"])
+    measured = value(result)
     title = f"{file.stem}: {metric} {measured}"
     kind, other, facts = "", "-", []
     if reference and found:
         kind = "published" if reference.published else "against"
-        other = number(reference.value)
+        other = f"{reference.value:.5g}"
         title += f"; {kind} {other} ({reference.source}); {found.middle:.2f} times as good by {found.of}"
         facts.append((kind, f"{escape(other)}, {escape(reference.source)}"))
         facts.append(("ratio", f"{found.middle:.3f}x by {found.of} ({found.low:.3f} to {found.high:.3f})"))
@@ -180,13 +181,6 @@ def unfolding(cells: Sequence[str], facts: Sequence[tuple[str, str]], attributes
     terms = "".join(f"<dt>{escape(term)}</dt><dd>{text}</dd>" for term, text in facts)
     summary = f"<summary>{''.join(cells)}</summary>"
     return f'<details class="row" {attributes}>{summary}<dl class="facts">{terms}</dl></details>'
-
-
-def number(mean: float, spread: float | None = None) -> str:
-    """Returns a value with its deviation, to the digits that matter."""
-    digits = 4 if abs(mean) < 100 else 0
-    text = f"{mean:,.{digits}f}"
-    return text if spread is None else f"{text} ± {spread:,.{digits}f}"
 
 
 def learning(results: Mapping[Path, Mapping]) -> str:
