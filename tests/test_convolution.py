@@ -6,7 +6,16 @@ import pytest
 from conftest import same
 
 from dlx import sharding
-from dlx.layers.convolution import Conv, adaptive_avg_pool, avg_pool, convolve, max_pool
+from dlx.layers.convolution import (
+    Conv,
+    adaptive_avg_pool,
+    avg_pool,
+    convolve,
+    max_pool,
+    narrow,
+    side_by_side,
+    windowed,
+)
 
 CASES = [  # image, kernel, stride, padding
     ((2, 5, 7, 3), (1, 1, 4), 1, 0),  # one pixel
@@ -28,6 +37,10 @@ CASES = [  # image, kernel, stride, padding
     ((2, 9, 8, 64), (3, 3, 4), 1, "VALID"),  # of many channels
     ((2, 8, 9, 64), (3, 3, 4), 2, "SAME"),
     ((2, 9, 8, 64), (1, 7, 4), 1, "SAME"),
+    ((2, 9, 8, 32), (3, 3, 32), 1, "VALID"),  # in tiles, whose outermost are dropped
+    ((32, 3, 20, 16), (5, 5, 64), 1, 2),  # so narrow that images are laid side by side
+    ((32, 5, 21, 16), (5, 5, 64), 2, "SAME"),
+    ((64, 3, 9, 64), (3, 5, 64), 1, 1),
 ]
 
 
@@ -59,6 +72,48 @@ def test_a_convolution_and_its_gradients_are_those_of_xla(shape, kernel, stride,
     ours, theirs = (differentiated(c, stride, padding)(*draw(shape, kernel)) for c in (convolve, plain))
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+SIDES = [((1, 1), (1, 1)), ((0, 0), (0, 0)), ((0, 1), (0, 1)), ((2, 0), (2, 0)), ((0, 0), (4, 5))]
+
+
+@pytest.mark.parametrize("sides", SIDES)
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("window", [3, 5])
+def test_images_side_by_side_do_not_see_each_other(window, stride, sides):
+    for width in range(7, 11):
+        x, kernel = draw((3, 6, width, 2), (4, window, 3))
+        apart, together = (form(x, kernel, stride, sides) for form in (windowed, side_by_side))
+        np.testing.assert_allclose(together, apart, rtol=1e-5, atol=1e-5)
+        unknown = side_by_side(x.at[1].set(jnp.nan), kernel, stride, sides)
+        assert jnp.isfinite(unknown[::2]).all() and jnp.isnan(unknown[1]).any()
+
+
+@pytest.mark.parametrize(
+    "images, width, kernel, stride, around, expected",
+    [
+        (8, 56, (3, 3, 64, 64), 1, 1, True),  # one core's share of columns, and of channels
+        (1, 56, (3, 3, 64, 64), 1, 1, False),  # nothing to lay beside it
+        (8, 28, (3, 3, 128, 128), 1, 1, False),  # channels for two cores
+        (4, 224, (3, 3, 64, 64), 1, 1, False),  # columns for four
+        (4, 73, (3, 3, 80, 192), 1, 0, True),  # columns for one and a few more, whatever the channels
+        (32, 28, (3, 3, 16, 16), 1, 1, False),  # copies would take longer than they save
+        (8, 224, (7, 7, 3, 64), 2, 3, True),
+    ],
+)
+def test_images_go_side_by_side_where_one_core_would_work_alone(
+    images, width, kernel, stride, around, expected
+):
+    x = jnp.zeros((images, 8, width, kernel[2]))
+    assert narrow(x, jnp.zeros(kernel), stride, ((around, around), (around, around))) == expected
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks at the program for a CPU")
+@pytest.mark.parametrize("dtype, wide", [("float32", True), ("bfloat16", False)])
+def test_a_program_for_narrow_images_has_one_wide_image(dtype, wide):
+    inputs = draw((8, 6, 56, 64), (3, 3, 64), dtype)
+    text = jax.jit(lambda *inputs: convolve(*inputs, 1, 1)).lower(*inputs).compile().as_text()
+    assert ("[1,6,456,64]" in text) == wide
 
 
 @pytest.mark.parametrize("shape, kernel, stride, padding", CASES[1::4])

@@ -218,6 +218,10 @@ CHECKS = {  # module.name of a layer -> the checks of it
     "convolution.by_places": lambda: [
         (lambda *x: convolution.by_places(*x, 2, ((1, 1), (0, 1))), IMAGE, normal(3, 2, 3, 4))
     ],
+    "convolution.side_by_side": lambda: [
+        (lambda *x: convolution.side_by_side(*x, 2, ((1, 1), (0, 1))), IMAGE, normal(3, 2, 3, 4))
+    ],
+    "convolution.in_inner_tiles": lambda: [(convolution.in_inner_tiles, IMAGE, normal(3, 3, 3, 4))],
     "convolution.max_pool": lambda: [
         (lambda x: convolution.max_pool(x, 3, 2, padding=1), IMAGE),
         (convolution.max_pool, IMAGE),
@@ -291,6 +295,9 @@ EXEMPT = {  # module, or module.name: why there is nothing to check
     "attention.Projections": "parameters, checked with SelfAttention",
     "attention.fused": "JAX's own, whose softmax is float32; checked against blocked in test_attention",
     "attention.average": "what blocked is made of",
+    "convolution.outputs": "sizes",
+    "convolution.narrow": "says which form a convolution takes",
+    "convolution.spread": "is windowed or side_by_side",
     "convolution.places": "a part of multiplied and by_places",
     "convolution.places_forward": "a part of by_places",
     "convolution.places_backward": "the gradient of by_places",

@@ -48,8 +48,9 @@ def test_outputs_and_the_kernels_gradient_are_those_of_the_plain_convolution(mon
     assert error(of_kernel_in_tiles(x, gradient), of_kernel) < 1e-5
 
 
-def test_the_outputs_lose_no_digits_and_the_gradients_one():
-    inputs = draw((2, 12, 12, 256), 128)
+@pytest.mark.parametrize("shape, features", [((2, 12, 12, 256), 128), ((32, 3, 9, 64), 64)])
+def test_the_outputs_lose_no_digits_and_the_gradients_one(shape, features):
+    inputs = draw(shape, features)
     with jax.enable_x64(True):
         doubles = [jnp.asarray(np.asarray(array), jnp.float64) for array in inputs]
         exact = [np.asarray(array) for array in plain(*doubles)]

@@ -14,7 +14,9 @@ from dlx.layers.dense import by_rows
 from dlx.layers.placement import parts
 
 Sides = Sequence[tuple[int, int]]  # pixels of zeros (above, below) and (left, right) of the image
-AROUND = ((1, 1), (1, 1))
+AROUND, NONE = ((1, 1), (1, 1)), ((0, 0), (0, 0))
+CHANNELS, NUMBERS = 64, 36_864  # of a core's share of a convolution: channels, columns times weights of one
+MANY = 64  # channels with which the gradient of a kernel is products, one for each of its places
 
 
 class Conv(nn.Module):
@@ -53,10 +55,11 @@ def convolve(
 
     On a CPU a kernel of one pixel, and one that covers more pixels than the image or the output has, is a
     matrix product: XLA computes the former's gradient slowly, and exchanges the latter's kernel and image for
-    a form that its fast convolution does not have, here or in the gradient. XLA's gradient of larger kernels
-    is slow, too (experiments/LOG.md): in float32 one of 3 x 3 pixels is `in_tiles` there, others of many
-    channels are `by_places`; not on a mesh of several devices, which would exchange the sums of every tile
-    and place.
+    a form that its fast convolution does not have, here or in the gradient. A product is faster, too, for
+    windows of few numbers that do not begin at every pixel. XLA's gradient of larger kernels is slow
+    (experiments/LOG.md): in float32 one of 3 x 3 pixels is `in_tiles` there, others of many channels, and
+    those that leave cores idle, are `by_places`; not on a mesh of several devices, which would exchange the
+    sums of every tile and place.
     """
     size, image = kernel.shape[:2], x.shape[1:3]
     if isinstance(padding, str):
@@ -64,21 +67,29 @@ def convolve(
         sides = ((above, below), (left, right))
     else:
         sides = ((padding, padding), (padding, padding))
-    rows, columns = (
-        (side + sum(more) - window) // stride + 1
-        for side, more, window in zip(image, sides, size, strict=True)
-    )
     direct = functools.partial(windowed, stride=stride, sides=sides)
     plain = x.dtype == jnp.float32 and parts() == 1
-    if size == (1, 1) or math.prod(size) > min(rows * columns, math.prod(image)):
+    few = stride > 1 and math.prod(kernel.shape[:3]) <= 32
+    larger = math.prod(size) > min(math.prod(outputs(x, kernel, stride, sides)), math.prod(image))
+    tiled_size = (size, stride) == ((3, 3), 1) and sides in (AROUND, NONE)
+    if size == (1, 1) or few or larger:
         other: Callable = functools.partial(multiplied, stride=stride, sides=sides)
-    elif plain and (size, stride, sides) == ((3, 3), 1, AROUND) and max(kernel.shape[2:]) >= 64:
-        other = in_tiles
-    elif plain and x.shape[-1] >= 64:
+    elif plain and tiled_size and math.prod(kernel.shape[2:]) >= 1024:
+        other = in_tiles if sides == AROUND else in_inner_tiles
+    elif plain and (x.shape[-1] >= MANY or narrow(x, kernel, stride, sides)):
         other = functools.partial(by_places, stride=stride, sides=sides)
     else:
         return direct(x, kernel)
     return jax.lax.platform_dependent(x, kernel, cpu=other, default=direct)
+
+
+def outputs(x, kernel, stride: int, sides: Sides) -> tuple[int, int]:
+    """Returns the rows and columns of the convolution."""
+    rows, columns = (
+        (side + sum(more) - window) // stride + 1
+        for side, more, window in zip(x.shape[1:3], sides, kernel.shape[:2], strict=True)
+    )
+    return rows, columns
 
 
 def windowed(
@@ -105,23 +116,61 @@ def places(x, kernel, stride: int, sides: Sides) -> list[Shaped[Array, "b y x c"
     return [x[:, i : i + y : stride, j : j + z : stride] for i in range(high) for j in range(wide)]
 
 
+def narrow(x, kernel, stride: int, sides: Sides) -> bool:
+    """Returns whether XLA on a CPU leaves all cores but one idle, and `side_by_side` is worth its copies.
+
+    Its convolution shares among cores the columns of the output, to each as many as have `NUMBERS` products
+    with a kernel of one channel, or, where those are all of them, the channels, `CHANNELS` to each; never the
+    rows or the images (found by measuring, experiments/LOG.md).
+    """
+    _, columns = outputs(x, kernel, stride, sides)
+    weights = math.prod(kernel.shape[:3])
+    share = NUMBERS / weights
+    tasks = columns / share if columns > share else math.ceil(kernel.shape[3] / CHANNELS)
+    products = weights * kernel.shape[3] / sum(kernel.shape[2:])  # for each number that is copied
+    return tasks < 1.5 and len(x) * columns >= 2 * share and products >= 128
+
+
+def side_by_side(
+    x: Shaped[Array, "b h w c"], kernel: Shaped[Array, "i j c d"], stride: int, sides: Sides
+) -> Shaped[Array, "b y x d"]:
+    """Is the same for kernels at least as wide as the stride, as one wide image of all images."""
+    (batch, height, width, channels), window = x.shape, kernel.shape[1]
+    above_below, (left, right) = sides
+    rows, columns = outputs(x, kernel, stride, sides)
+    each = max(columns, -(-(width + max(left, right)) // stride))  # those beyond `columns` see two images
+    x = jnp.pad(x, [(0, 0), (0, 0), (left, each * stride - width - left), (0, 0)])
+    x = x.swapaxes(0, 1).reshape(1, height, -1, channels)
+    y = windowed(x, kernel, stride, (above_below, (0, window - stride)))
+    return y.reshape(rows, batch, each, -1)[:, :, :columns].swapaxes(0, 1)
+
+
+def spread(x, kernel, stride: int, sides: Sides) -> Shaped[Array, "b y x d"]:
+    """Returns the convolution, by all cores of a CPU."""
+    form = side_by_side if narrow(x, kernel, stride, sides) else windowed
+    return form(x, kernel, stride, sides)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def by_places(
     x: Shaped[Array, "b h w c"], kernel: Shaped[Array, "i j c d"], stride: int, sides: Sides
 ) -> Shaped[Array, "b y x d"]:
-    """Is the same, with a gradient of the kernel that is one matrix product for each of its places."""
-    return windowed(x, kernel, stride, sides)
+    """Is the same; the gradient of a kernel of many channels is one matrix product for each of its places."""
+    return spread(x, kernel, stride, sides)
 
 
 def places_forward(x, kernel, stride, sides):
     """Returns the convolution and what its gradients need."""
-    return windowed(x, kernel, stride, sides), (x, kernel)
+    return spread(x, kernel, stride, sides), (x, kernel)
 
 
 def places_backward(stride, sides, saved, gradient):
     """Returns the gradients of the image and of the kernel."""
     x, kernel = saved
     of_image = jax.linear_transpose(lambda x: windowed(x, kernel, stride, sides), x)
+    if x.shape[-1] < MANY:
+        of_kernel = jax.linear_transpose(lambda kernel: windowed(x, kernel, stride, sides), kernel)
+        return *of_image(gradient), *of_kernel(gradient)
     seen = places(x, kernel, stride, sides)
     products = [jax.linear_transpose(functools.partial(by_rows, p), kernel[0, 0])(gradient)[0] for p in seen]
     return *of_image(gradient), jnp.stack(products).reshape(kernel.shape)
@@ -143,7 +192,7 @@ def tiled(x, kernel, basis: winograd.Basis) -> Shaped[Array, "b h w d"]:
     """Returns the convolution; of few channels XLA's, since changing the basis takes longer than it saves."""
     if math.prod(kernel.shape[2:]) >= 128 * 256:
         return winograd.convolve(x, kernel, basis)
-    return windowed(x, kernel, 1, AROUND)
+    return spread(x, kernel, 1, AROUND)
 
 
 def tiles_forward(x, kernel):
@@ -164,6 +213,11 @@ def tiles_backward(saved, gradient):
 
 
 in_tiles.defvjp(tiles_forward, tiles_backward)
+
+
+def in_inner_tiles(x: Shaped[Array, "b h w c"], kernel: Shaped[Array, "3 3 c d"]) -> Shaped[Array, "b y x d"]:
+    """Is the same without zeros around the image, whose edge is computed and dropped."""
+    return in_tiles(x, kernel)[:, 1:-1, 1:-1]
 
 
 def max_pool(
