@@ -63,7 +63,7 @@ def forward(x, scale, bias, epsilon):
     wide = x.astype(jnp.float32)
     axes = tuple(range(x.ndim - 1))
     mean = wide.mean(axes)
-    # not `wide - mean`, with which XLA would share what it writes out: so it is a part of the sum, on a CPU
+    # not `wide - mean`: XLA on a CPU writes out what is summed, and would have `y` read it instead of `x`
     var = jnp.square(mean - wide).mean(axes)
     inverse = jax.lax.rsqrt(var + epsilon)
     y = (wide - mean) * (scale * inverse) + bias
