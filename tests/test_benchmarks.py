@@ -330,13 +330,13 @@ def test_a_model_on_two_machines_has_its_rows_together_and_told_apart(tmp_path, 
     for number, processor in enumerate(("A", "B")):
         details = [{"what": row.what.removesuffix(", step")} for row in rows]
         record = table.record("models", Found(rows, details=details))
-        record["machine"] |= {"processor": processor, "cores": "2", "device": "cpu"}
+        record["machine"] |= {"processor": processor, "vectors": "AVX2", "cores": "2", "device": "cpu"}
         (tmp_path / f"models_{number}.json").write_text(json.dumps(record))
     found = report.best()
     assert [row["machine"]["processor"] for row in found] == ["A", "B", "A", "B"]
     assert [row["what"] for row in report.apart(found)[:2]] == [
-        "net, 8 px (2 cores of A), step",
-        "net, 8 px (2 cores of B), step",
+        "net, 8 px (2 cores of A, AVX2), step",
+        "net, 8 px (2 cores of B, AVX2), step",
     ]
     assert report.apart(found[::2]) == found[::2]  # one machine needs no name
 

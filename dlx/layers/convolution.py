@@ -57,9 +57,8 @@ def convolve(
     matrix product: XLA computes the former's gradient slowly, and exchanges the latter's kernel and image for
     a form that its fast convolution does not have, here or in the gradient. A product is faster, too, for
     windows of few numbers that do not begin at every pixel. XLA's gradient of larger kernels is slow
-    (experiments/LOG.md): in float32 one of 3 x 3 pixels is `in_tiles` there, others of many channels, and
-    those that leave cores idle, are `by_places`; not on a mesh of several devices, which would exchange the
-    sums of every tile and place.
+    (experiments/LOG.md): in float32 one of 3 x 3 pixels and some channels is `in_tiles` there, all others are
+    `by_products`; not on a mesh of several devices, which would exchange the sums of every tile and product.
     """
     size, image = kernel.shape[:2], x.shape[1:3]
     if isinstance(padding, str):
@@ -67,8 +66,8 @@ def convolve(
         sides = ((above, below), (left, right))
     else:
         sides = ((padding, padding), (padding, padding))
-    direct = functools.partial(windowed, stride=stride, sides=sides)
     plain = x.dtype == jnp.float32 and parts() == 1
+    direct = functools.partial(windowed, stride=stride, sides=sides)
     few = stride > 1 and math.prod(kernel.shape[:3]) <= 32
     larger = math.prod(size) > min(math.prod(outputs(x, kernel, stride, sides)), math.prod(image))
     tiled_size = (size, stride) == ((3, 3), 1) and sides in (AROUND, NONE)
@@ -76,8 +75,8 @@ def convolve(
         other: Callable = functools.partial(multiplied, stride=stride, sides=sides)
     elif plain and tiled_size and math.prod(kernel.shape[2:]) >= 1024:
         other = in_tiles if sides == AROUND else in_inner_tiles
-    elif plain and (x.shape[-1] >= MANY or narrow(x, kernel, stride, sides)):
-        other = functools.partial(by_places, stride=stride, sides=sides)
+    elif plain:
+        other = functools.partial(by_products, stride=stride, sides=sides)
     else:
         return direct(x, kernel)
     return jax.lax.platform_dependent(x, kernel, cpu=other, default=direct)
@@ -104,8 +103,17 @@ def multiplied(
     x: Shaped[Array, "b h w c"], kernel: Shaped[Array, "i j c d"], stride: int, sides: Sides
 ) -> Shaped[Array, "b y x d"]:
     """Is the same as one matrix product, of the pixels of every window side by side and the kernel."""
-    windows = jnp.concatenate(places(x, kernel, stride, sides), axis=-1)
-    return by_rows(windows, kernel.reshape(-1, kernel.shape[-1]))
+    pixels = windows(x, kernel, stride, sides)
+    return by_rows(pixels, kernel.reshape(-1, kernel.shape[-1]))
+
+
+def windows(x, kernel, stride: int, sides: Sides) -> Shaped[Array, "b y x n"]:
+    """Returns the numbers of every window side by side, copied column by column and then row by row."""
+    high, wide, *_ = kernel.shape
+    x = jnp.pad(x, [(0, 0), *sides, (0, 0)])
+    y, z = x.shape[1] - high + 1, x.shape[2] - wide + 1  # pixels where a window may start
+    columns = jnp.concatenate([x[:, :, j : j + z : stride] for j in range(wide)], axis=-1)
+    return jnp.concatenate([columns[:, i : i + y : stride] for i in range(high)], axis=-1)
 
 
 def places(x, kernel, stride: int, sides: Sides) -> list[Shaped[Array, "b y x c"]]:
@@ -152,31 +160,34 @@ def spread(x, kernel, stride: int, sides: Sides) -> Shaped[Array, "b y x d"]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def by_places(
+def by_products(
     x: Shaped[Array, "b h w c"], kernel: Shaped[Array, "i j c d"], stride: int, sides: Sides
 ) -> Shaped[Array, "b y x d"]:
-    """Is the same; the gradient of a kernel of many channels is one matrix product for each of its places."""
+    """Is the same; the gradient of the kernel is a matrix product.
+
+    Of many channels it is one for each place in the kernel; of few those would be too narrow to be fast.
+    """
     return spread(x, kernel, stride, sides)
 
 
-def places_forward(x, kernel, stride, sides):
+def products_forward(x, kernel, stride, sides):
     """Returns the convolution and what its gradients need."""
     return spread(x, kernel, stride, sides), (x, kernel)
 
 
-def places_backward(stride, sides, saved, gradient):
+def products_backward(stride, sides, saved, gradient):
     """Returns the gradients of the image and of the kernel."""
     x, kernel = saved
     of_image = jax.linear_transpose(lambda x: windowed(x, kernel, stride, sides), x)
     if x.shape[-1] < MANY:
-        of_kernel = jax.linear_transpose(lambda kernel: windowed(x, kernel, stride, sides), kernel)
+        of_kernel = jax.linear_transpose(lambda kernel: multiplied(x, kernel, stride, sides), kernel)
         return *of_image(gradient), *of_kernel(gradient)
     seen = places(x, kernel, stride, sides)
     products = [jax.linear_transpose(functools.partial(by_rows, p), kernel[0, 0])(gradient)[0] for p in seen]
     return *of_image(gradient), jnp.stack(products).reshape(kernel.shape)
 
 
-by_places.defvjp(places_forward, places_backward)
+by_products.defvjp(products_forward, products_backward)
 
 
 @jax.custom_vjp

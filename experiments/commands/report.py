@@ -197,7 +197,7 @@ def hardware(machine: dict) -> str:
     if machine.get("device", "cpu") != "cpu":
         return machine["device"]
     processor = machine["processor"].replace("(R)", "").removesuffix(" Processor")
-    return f"{machine['cores']} cores of {processor}"
+    return ", ".join([f"{machine['cores']} cores of {processor}", *filter(None, [machine.get("vectors")])])
 
 
 def markdown(heading: list[str], rows: list[list[str]]) -> str:

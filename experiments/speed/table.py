@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 
 Measured = TypeVar("Measured")
 HOME = Path(__file__).resolve().parent.parent.parent
+VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # Linux's name of what a processor has, the widest first
 
 
 class Row(NamedTuple):
@@ -123,15 +124,16 @@ def record(name: str, found: Found) -> dict:
 
 def machine() -> dict[str, str]:
     """Returns the processor and the versions that numbers depend on; imports none of the libraries."""
-    model = platform.processor() or platform.machine()
+    model, vectors = platform.processor() or platform.machine(), []
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        named = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line
-        ]
-        model = named[0] if named else model
+        lines = (line.partition(":") for line in info.read_text().splitlines())
+        first = {name.strip(): value.strip() for name, _, value in reversed(list(lines))}
+        model = first.get("model name", model)
+        vectors = [name for flag, name in VECTORS.items() if flag in first.get("flags", "").split()]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    facts = {"processor": model, "cores": str(cores), "python": platform.python_version()}
+    facts = {"processor": model} | ({"vectors": vectors[0]} if vectors else {})
+    facts |= {"cores": str(cores), "python": platform.python_version()}
     for library in ("jax", "torch"):
         installed = importlib.util.find_spec(library) is not None
         facts[library] = importlib.metadata.version(library) if installed else "missing"
