@@ -74,6 +74,18 @@ def test_a_convolution_and_its_gradients_are_those_of_xla(shape, kernel, stride,
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="it is XLA's on other devices")
+@pytest.mark.parametrize("shape, kernel, stride, padding", CASES)
+def test_no_gradient_of_a_kernel_is_a_convolution_which_is_slow_on_a_cpu(shape, kernel, stride, padding):
+    x, kernel = draw(shape, kernel)
+
+    def weighed(kernel):
+        y = convolve(x, kernel, stride, padding)
+        return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum()
+
+    assert " convolution(" not in jax.jit(jax.grad(weighed)).lower(kernel).compile().as_text()
+
+
 SIDES = [((1, 1), (1, 1)), ((0, 0), (0, 0)), ((0, 1), (0, 1)), ((2, 0), (2, 0)), ((0, 0), (4, 5))]
 
 
