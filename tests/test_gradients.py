@@ -215,8 +215,8 @@ CHECKS = {  # module.name of a layer -> the checks of it
     "convolution.multiplied": lambda: [
         (lambda *x: convolution.multiplied(*x, 2, [(1, 1), (0, 1)]), IMAGE, normal(3, 3, 3, 4))
     ],
-    "convolution.by_places": lambda: [
-        (lambda *x: convolution.by_places(*x, 2, ((1, 1), (0, 1))), IMAGE, normal(3, 2, 3, 4))
+    "convolution.by_products": lambda: [
+        (lambda *x: convolution.by_products(*x, 2, ((1, 1), (0, 1))), IMAGE, normal(3, 2, 3, 4))
     ],
     "convolution.side_by_side": lambda: [
         (lambda *x: convolution.side_by_side(*x, 2, ((1, 1), (0, 1))), IMAGE, normal(3, 2, 3, 4))
@@ -298,9 +298,10 @@ EXEMPT = {  # module, or module.name: why there is nothing to check
     "convolution.outputs": "sizes",
     "convolution.narrow": "says which form a convolution takes",
     "convolution.spread": "is windowed or side_by_side",
-    "convolution.places": "a part of multiplied and by_places",
-    "convolution.places_forward": "a part of by_places",
-    "convolution.places_backward": "the gradient of by_places",
+    "convolution.places": "a part of by_products",
+    "convolution.windows": "a part of multiplied",
+    "convolution.products_forward": "a part of by_products",
+    "convolution.products_backward": "the gradient of by_products",
     "convolution.tiles_forward": "a part of in_tiles",
     "convolution.tiles_backward": "the gradient of in_tiles",
     "convolution.tiled": "in_tiles without its gradient",
