@@ -66,8 +66,8 @@ def convolve(
         sides = ((above, below), (left, right))
     else:
         sides = ((padding, padding), (padding, padding))
-    plain = x.dtype == jnp.float32 and parts() == 1
     direct = functools.partial(windowed, stride=stride, sides=sides)
+    plain = x.dtype == jnp.float32 and parts() == 1
     few = stride > 1 and math.prod(kernel.shape[:3]) <= 32
     larger = math.prod(size) > min(math.prod(outputs(x, kernel, stride, sides)), math.prod(image))
     tiled_size = (size, stride) == ((3, 3), 1) and sides in (AROUND, NONE)

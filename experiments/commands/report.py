@@ -197,7 +197,8 @@ def hardware(machine: dict) -> str:
     if machine.get("device", "cpu") != "cpu":
         return machine["device"]
     processor = machine["processor"].replace("(R)", "").removesuffix(" Processor")
-    return ", ".join([f"{machine['cores']} cores of {processor}", *filter(None, [machine.get("vectors")])])
+    vectors = f", {machine['vectors']}" if "vectors" in machine else ""
+    return f"{machine['cores']} cores of {processor}{vectors}"
 
 
 def markdown(heading: list[str], rows: list[list[str]]) -> str:
