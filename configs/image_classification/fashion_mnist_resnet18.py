@@ -31,6 +31,6 @@ def get_config(scale: str = "full") -> ConfigDict:
         config.plan.steps, config.plan.eval_every, config.plan.save_every = 445, 89, 89
     if scale == "smoke":
         config.source = {"name": "synthetic_images", "num_classes": 4, "size": 8, "channels": 1, "noise": 8.0}
-        config.batch, config.augment.crop, config.schedule.peak = 16, 1, 2e-4
+        config.augment.crop, config.schedule.peak = 1, 1e-4
         config.plan = {"steps": 16, "log_every": 10, "eval_every": 16, "save_every": 16}
     return config
