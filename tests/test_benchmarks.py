@@ -153,6 +153,34 @@ def test_the_digits_script_is_the_model_and_the_split_of_dlx():
     assert torch.allclose(barely, images, atol=1e-2)
 
 
+@needs_torch
+def test_operations_compares_products_and_convolutions(tmp_path, capsys):
+    _, rows = measured("operations", tmp_path, capsys, repeats=2)
+    assert [row["what"].rpartition(", ")[2] for row in rows[:3]] == [
+        "forward",
+        "gradient of the input",
+        "gradient of the weights",
+    ]
+    assert len({row["what"] for row in rows}) == len(rows) == 9
+
+
+@needs_torch
+def test_both_sides_of_an_operation_compute_the_same():
+    import numpy as np
+    import parity
+
+    from experiments.speed import operations
+
+    for operation in operations.SMOKE:
+        ours, theirs = operations.both(operation)
+        for part in operations.PARTS:
+            found, expected = np.asarray(ours[part]()), theirs[part]().numpy()
+            if expected.ndim == 4:
+                axes = (2, 3, 1, 0) if part == "gradient of the weights" else (0, 2, 3, 1)
+                expected = expected.transpose(axes)
+            parity.close(found, expected, 1e-5, f"{operation.what}, {part}")
+
+
 @needs_torchvision
 def test_models_compares_a_network_with_torchvisions(tmp_path, capsys):
     printed, rows = measured("models", tmp_path, capsys, repeats=2)

@@ -165,7 +165,8 @@ def by_products(
 ) -> Shaped[Array, "b y x d"]:
     """Is the same; the gradient of the kernel is a matrix product.
 
-    Of many channels it is one for each place in the kernel; of few those would be too narrow to be fast.
+    Of many channels it is one for each place in the kernel, all of them with the gradient of the outputs
+    written out as columns; of few those would be too narrow to be fast.
     """
     return spread(x, kernel, stride, sides)
 
@@ -182,9 +183,9 @@ def products_backward(stride, sides, saved, gradient):
     if x.shape[-1] < MANY:
         of_kernel = jax.linear_transpose(lambda kernel: multiplied(x, kernel, stride, sides), kernel)
         return *of_image(gradient), *of_kernel(gradient)
-    seen = places(x, kernel, stride, sides)
-    products = [jax.linear_transpose(functools.partial(by_rows, p), kernel[0, 0])(gradient)[0] for p in seen]
-    return *of_image(gradient), jnp.stack(products).reshape(kernel.shape)
+    columns = jax.lax.optimization_barrier(gradient.reshape(-1, kernel.shape[-1]).T)  # once for all products
+    products = [columns @ p.reshape(-1, p.shape[-1]) for p in places(x, kernel, stride, sides)]
+    return *of_image(gradient), jnp.stack(products).swapaxes(1, 2).reshape(kernel.shape)
 
 
 by_products.defvjp(products_forward, products_backward)

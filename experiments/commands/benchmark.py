@@ -13,6 +13,7 @@ QUESTIONS = {
     "startup": "from command to first step and to the finished digits run, against a plain PyTorch script",
     "checkpoints": "how long saves hold training up, and restores take, against torch.save and torch.load",
     "devices": "what a training step takes on 1, 2, 4 and 8 devices, simulated where there are no others",
+    "operations": "single products and convolutions of such networks, forward and in their gradients",
     "models": "training step, forward pass, compilation and memory of each family of models, against PyTorch",
 }
 SMOKE = {
@@ -21,6 +22,7 @@ SMOKE = {
     "startup": {"path": commands.DEFAULT + ":smoke", "caches": ("empty",)},
     "checkpoints": {"megabytes": (1,)},
     "devices": {"counts": (2,), "names": ("image_classification/digits",)},
+    "operations": {"smoke": True},
     "models": {"smoke": True, "variants": ("eager",), "threads": 1},
 }
 OF_MODELS = ("only", "variants", "seconds", "dtype", "profile")
