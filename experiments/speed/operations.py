@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch.nn.functional import conv2d
 
-from dlx import host
 from dlx.layers.convolution import convolve
 from dlx.layers.dense import by_rows
 from experiments.speed.models import milliseconds
@@ -64,7 +63,6 @@ SMOKE = (product(6, 4, 5), convolution(6, 2, 3, 3), convolution(6, 2, 3, 3, stri
 
 def measure(repeats: int | None = None, *, smoke: bool = False) -> Found:
     """Measures every operation of `OPERATIONS`."""
-    host.keep_freed_memory()
     rows = [row for operation in (SMOKE if smoke else OPERATIONS) for row in compared(operation, repeats)]
     return Found(rows, machine={"threads": str(torch.get_num_threads())})
 
