@@ -2,7 +2,8 @@
 
 A network that is little else can be no faster beside its peer than these are. Each is measured in turns,
 forward and in both its gradients: in the form that dlx's layers have it, and as PyTorch has it in
-channels_last, each with weights in the order that it keeps them in.
+channels_last, each with weights in the order that it keeps them in. Both sides run on the CPU, beside
+whatever else there is.
 """
 
 from collections.abc import Callable
@@ -81,7 +82,7 @@ def compared(operation: Operation, repeats: int | None = None) -> list[Row]:
 
 
 def repeated(run: Callable) -> Callable[[int], float]:
-    """Returns a function that does `run` so often, and gives back a number that it computed."""
+    """Returns a function that does `run` `count` times, and gives back a number that it computed."""
 
     def runs(count: int) -> float:
         for _ in range(count):
@@ -101,7 +102,7 @@ def both(operation: Operation) -> tuple[dict[str, Callable], dict[str, Callable]
 
 def ours(act: Callable, *arrays: np.ndarray) -> dict[str, Callable]:
     """Returns dlx's side, compiled."""
-    x, w, gradient = jax.device_put(arrays)
+    x, w, gradient = jax.device_put(arrays, jax.local_devices(backend="cpu")[0])
     of_input = jax.jit(lambda x, w, gradient: jax.vjp(lambda x: act(x, w), x)[1](gradient)[0])
     of_weights = jax.jit(lambda x, w, gradient: jax.vjp(lambda w: act(x, w), w)[1](gradient)[0])
     forward = jax.jit(act)
