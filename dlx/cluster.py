@@ -1,8 +1,8 @@
 """Several processes as one run: how they find each other, and how none waits for ever for one that is lost.
 
 JAX connects them (`jax.distributed`). Here it is decided whether that is asked for at all, and each process
-is watched: JAX notices one that died or fell silent, but one that is alive and hangs, reading its data, say,
-would be waited for without end.
+is watched: one that hangs, reading its data, say, would be waited for without end, and where one falls silent
+JAX ends the others by SIGABRT, without a word of what to do.
 """
 
 import os
@@ -18,7 +18,7 @@ import jax
 from jax._src import distributed  # for the key-value store of the coordinator, which has no public name
 
 PATIENCE = 300  # seconds
-SILENCE = 100  # seconds without a heartbeat at most, as JAX's own default
+SILENCE = 50  # seconds without a sign of life at most
 LOST = 75  # the exit status of a process that stops because another is lost (EX_TEMPFAIL: try again)
 LINGER = 2.0  # seconds that the coordinator stays, so that the others hear why it goes
 TOGETHER = {0, 143}  # with these all processes end at the same step, and take leave of each other
@@ -114,19 +114,20 @@ def start(
     """Makes this process one of a run of several, if the arguments or the cluster say so; see `plan`.
 
     To be called before JAX computes anything. From then on only process 0 has a standard output. A process
-    that dies is noticed at once, one that falls silent within 3 * `patience` seconds or 100, whichever is
-    less, and one that hangs, while others wait for its next batch, within `patience` and a few: all others
-    then stop with a message. Raises ClusterError when the processes do not come together.
+    that dies is noticed at once, one that falls silent within `patience` seconds or 50, whichever is less,
+    and a few, and one that hangs, while others wait for its next batch, within `patience` and a few: all
+    others then stop with a message. Where process 0 itself falls silent, JAX aborts the others, within three
+    times as long. Raises ClusterError when the processes do not come together.
     """
     if patience <= 0:
         raise ClusterError(f"--patience={patience}; it is a time, in seconds")
     values = plan(coordinator, num_processes, process_id, os.environ)
     if values is None or jax.distributed.is_initialized():
         return
-    silence = max(1, round(min(3 * patience, SILENCE)))
+    abort = round(3 * (min(patience, SILENCE) + LINGER))  # JAX may take half of that: `watch` comes first
     try:
         jax.distributed.initialize(
-            **values, heartbeat_timeout_seconds=silence, shutdown_timeout_seconds=round(2 * patience) + 1
+            **values, heartbeat_timeout_seconds=abort, shutdown_timeout_seconds=round(2 * patience) + 1
         )
     except (RuntimeError, ValueError) as error:
         wanted = ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
@@ -158,32 +159,42 @@ def beat() -> None:
     _handed += 1
 
 
-def behind(beats: Mapping[int, int], before: Mapping[int, tuple[int, float]], now: float) -> dict:
-    """Returns {process: (batches, since when)} of those that have handed in fewer batches than another.
+def behind(beats: Mapping[int, int]) -> dict[int, int]:
+    """Returns {process: batches} of those that have handed in fewer batches than another.
 
-    `before` is what this returned last. While nobody is ahead nobody is behind, however long a step, a
-    compilation or an evaluation takes.
+    While nobody is ahead nobody is behind, however long a step, a compilation or an evaluation takes.
     """
     most = max(beats.values())
-    late = {process: count for process, count in beats.items() if count < most}
-    return {p: before[p] if before.get(p, (None,))[0] == count else (count, now) for p, count in late.items()}
+    return {process: count for process, count in beats.items() if count < most}
+
+
+def since(values: Mapping[int, Any], before: Mapping[int, tuple[Any, float]], now: float) -> dict:
+    """Returns {process: (value, since when it is that)}; `before` is what this returned last."""
+    same = {process for process, value in values.items() if before.get(process, (None,))[0] == value}
+    return {p: before[p] if p in same else (value, now) for p, value in values.items()}
 
 
 def watch(patience: float | int) -> None:
     """Ends this process when another is lost, or hangs: process 0 keeps count for all, and tells them."""
-    own = jax.process_index()
-    since: dict[int, tuple[int, float]] = {}
+    own, looks = jax.process_index(), 0
+    heard: dict[int, tuple[Any, float]] = {}
+    late: dict[int, tuple[Any, float]] = {}
     while not _leaving.wait(interval(patience)):
+        looks += 1  # what a process says changes while it lives, also when it hands in nothing
         try:
-            notes().key_value_set(f"{BEATS}/{own}", str(_handed), allow_overwrite=True)
+            notes().key_value_set(f"{BEATS}/{own}", f"{_handed} {looks}", allow_overwrite=True)
             if own == 0:
-                beats = {int(key.rpartition("/")[2]): int(n) for key, n in notes().key_value_dir_get(BEATS)}
-                since, now = behind(beats, since, time.monotonic()), time.monotonic()
-                if late := sorted(process for process, (_, when) in since.items() if now - when > patience):
-                    who = f"process {', '.join(map(str, late))} of {jax.process_count()}"
+                now, told = time.monotonic(), dict(notes().key_value_dir_get(BEATS))
+                said = {int(key.rpartition("/")[2]): text for key, text in told.items()}
+                heard = since(said, heard, now)
+                late = since(behind({p: int(text.split()[0]) for p, text in said.items()}), late, now)
+                quiet = min(patience, SILENCE)
+                if who := longer(quiet, heard, now):
+                    post(f"{who} has not been heard of for {quiet:g} seconds: it is stopped, or lost")
+                elif who := longer(patience, late, now):
                     post(
                         f"{who} has handed in no batch for {patience:g} seconds (--patience) while the "
-                        "others wait for it: it hangs, or is stopped"
+                        "others wait for it: it hangs"
                     )
         except RuntimeError:
             continue  # the coordinator does not answer: JAX itself sees to that
@@ -192,6 +203,12 @@ def watch(patience: float | int) -> None:
             where = "".join(traceback.format_stack(frame)[-3:])
             print(f"error: {message}; process {own} stops, at\n{where}", file=sys.stderr, flush=True)
             leave(LOST)
+
+
+def longer(limit: float, waits: Mapping[int, tuple[Any, float]], now: float) -> str:
+    """Names those who have had their value in `since` for more than `limit` seconds; "" for none."""
+    named = sorted(process for process, (_, when) in waits.items() if now - when > limit)
+    return f"process {', '.join(map(str, named))} of {jax.process_count()}" if named else ""
 
 
 def interval(patience: float | int) -> float:

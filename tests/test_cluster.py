@@ -128,7 +128,7 @@ def test_jax_is_called_with_what_was_planned_and_hears_the_patience(monkeypatch)
         cluster.start("a:1", patience=20)
     with pytest.raises(ClusterError, match="did not come together"):
         cluster.start()
-    assert [call["heartbeat_timeout_seconds"] for call in called] == [60, 100]
+    assert [call["heartbeat_timeout_seconds"] for call in called] == [66, 156]
     assert called[0]["coordinator_address"] == "a:1" and called[0]["shutdown_timeout_seconds"] == 41
     monkeypatch.setenv("SLURM_NTASKS", "1")
     cluster.start()
@@ -138,13 +138,16 @@ def test_jax_is_called_with_what_was_planned_and_hears_the_patience(monkeypatch)
 
 
 def test_a_process_is_behind_from_when_others_are_ahead_until_it_moves():
-    since = cluster.behind({0: 5, 1: 5}, {}, 100.0)
-    assert since == {}  # however long: an evaluation, a compilation
-    since = cluster.behind({0: 6, 1: 5, 2: 6}, since, 200.0)
-    assert since == {1: (5, 200.0)}
-    assert cluster.behind({0: 6, 1: 5, 2: 6}, since, 300.0) == {1: (5, 200.0)}
-    assert cluster.behind({0: 9, 1: 6, 2: 6}, since, 300.0) == {1: (6, 300.0), 2: (6, 300.0)}
-    assert cluster.behind({0: 6, 1: 6, 2: 6}, since, 300.0) == {}
+    def look(beats, late, now):
+        return cluster.since(cluster.behind(beats), late, now)
+
+    late = look({0: 5, 1: 5}, {}, 100.0)
+    assert late == {}  # however long: an evaluation, a compilation
+    late = look({0: 6, 1: 5, 2: 6}, late, 200.0)
+    assert late == {1: (5, 200.0)}
+    assert look({0: 6, 1: 5, 2: 6}, late, 300.0) == {1: (5, 200.0)}
+    assert look({0: 9, 1: 6, 2: 6}, late, 300.0) == {1: (6, 300.0), 2: (6, 300.0)}
+    assert look({0: 6, 1: 6, 2: 6}, late, 300.0) == {}
 
 
 class Device:

@@ -25,12 +25,12 @@ SLOW = "--config.schedule.peak=1e-4"  # at 4e-3 rounding grows, from 1e-7 to 1e-
 SETTINGS = [DIGITS, f"--config.batch={BATCH}", SLOW, *(f"--config.plan.{setting}" for setting in PLAN)]
 
 
-def start(words, workdir, environment=None):
+def start(words, workdir, environment=None, program=("-m", "experiments")):
     """Starts a command of experiments, of one device, that lives no longer than a test."""
     hidden = ("SLURM_", "OMPI_", "JAX_NUM_CPU_DEVICES")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments", *words, f"--workdir={workdir}"],
+        [sys.executable, *program, *words, f"--workdir={workdir}"],
         cwd=ROOT,
         env=inherited | (environment or {}),
         stdout=subprocess.PIPE,
@@ -150,29 +150,61 @@ def test_two_processes_stop_together_and_four_go_on_and_all_learn_what_one_learn
     assert found["test"] == pytest.approx({k: v for k, v in expected.items() if k in found["test"]}, rel=1e-5)
 
 
-def endless(workdir, patience):
-    """Two processes that train on and on, once they have begun."""
-    words = ["train", DIGITS, "--config.plan.steps=1000000", f"--patience={patience}"]
-    processes = [start([*words, *flags], workdir) for flags in told(launch.free_port(), 2)]
+def begun(processes, workdir):
+    """Waits until processes that train on and on have taken some steps."""
     wait_until(lambda: any(r["step"] >= 10 for r in report.read(workdir)), processes)
     return processes
 
 
+def endless(patience, *settings):
+    """The words with which each of two processes trains on and on."""
+    words = ["train", DIGITS, "--config.plan.steps=1000000", f"--patience={patience}", *settings]
+    return [[*words, *flags] for flags in told(launch.free_port(), 2)]
+
+
 def test_when_one_process_dies_the_other_stops_and_says_so(tmp_path):
-    with running(endless(tmp_path / "run", 30)) as processes:
-        processes[1].kill()
+    with running([start(words, tmp_path / "run") for words in endless(30)]) as processes:
+        begun(processes, tmp_path / "run")[1].kill()
         statuses, _, errors = outcome(processes)
     assert statuses == [75, -signal.SIGKILL], errors
     assert "error: a process of the run is gone" in errors[0]
     assert "the same command goes on from the last checkpoint" in errors[0]
 
 
-def test_when_one_process_hangs_the_other_stops_and_names_it(tmp_path):
-    with running(endless(tmp_path / "run", 4)) as processes:
-        processes[1].send_signal(signal.SIGSTOP)
+def test_when_one_process_is_stopped_the_other_stops_and_names_it(tmp_path):
+    """With steps so slow that both wait for the devices: neither has handed in more batches."""
+    slow = ("--config.batch=16384", "--config.plan.log_every=2")
+    with running([start(words, tmp_path / "run") for words in endless(4, *slow)]) as processes:
+        begun(processes, tmp_path / "run")[1].send_signal(signal.SIGSTOP)
         status = processes[0].wait(timeout=60)
         errors = processes[0].stderr.read()
         assert status == 75, errors
-        assert "process 1 of 2 has handed in no batch for 4 seconds" in errors
+        assert "process 1 of 2 has not been heard of for 4 seconds" in errors
         processes[1].send_signal(signal.SIGCONT)  # it finds that the run is over, and ends too
         assert processes[1].wait(timeout=60) != 0
+
+
+HANGS = """
+import sys, time
+from dlx import feed
+from experiments.__main__ import main
+
+def place(*batch, left=iter(range(20)), whole=feed.place):
+    return time.sleep(1000) if next(left, None) is None else whole(*batch)
+
+feed.place = place
+main(sys.argv[1:])
+"""
+
+
+def test_when_one_process_hangs_all_stop_and_name_it(tmp_path):
+    first, second = endless(4)
+    workdir = tmp_path / "run"
+    hanging = start(second, workdir, program=("-c", HANGS))
+    with running([start(first, workdir), hanging]) as processes:
+        statuses, _, errors = outcome(processes)
+    assert statuses == [75, 75], errors
+    for own, text in enumerate(errors):
+        assert "process 1 of 2 has handed in no batch for 4 seconds" in text, errors
+        assert f"process {own} stops" in text
+    assert "in place" in errors[1]  # where it hangs
