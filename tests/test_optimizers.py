@@ -329,7 +329,7 @@ def changed(before, after):
         ("bias$", {"Dense_0/kernel", "LayerNorm_0/scale", "head/kernel"}),
         (["head", "^Dense_0/bias"], {"Dense_0/kernel", "LayerNorm_0/scale"}),
     ],
-    ids=str,
+    ids=["default", "nothing", "a name", "two"],  # sets have no order, so no name either
 )
 def test_decay_touches_what_no_pattern_excludes(option, exclude, decays):
     spec = {"name": "sgd", option: 0.1, "decay_exclude": exclude}
