@@ -5,6 +5,7 @@ is watched: one that hangs, reading its data, say, would be waited for without e
 JAX ends the others by SIGABRT, without a word of what to do.
 """
 
+import contextlib
 import os
 import sys
 import threading
@@ -22,7 +23,7 @@ SILENCE = 50  # seconds without a sign of life at most
 LOST = 75  # the exit status of a process that stops because another is lost (EX_TEMPFAIL: try again)
 LINGER = 2.0  # seconds that the coordinator stays, so that the others hear why it goes
 TOGETHER = {0, 143}  # with these all processes end at the same step, and take leave of each other
-BEATS, STOP = "dlx/beats", "dlx/stop"
+BEATS, LEFT, STOP = "dlx/beats", "dlx/left", "dlx/stop"
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
@@ -184,8 +185,8 @@ def watch(patience: float | int) -> None:
         try:
             notes().key_value_set(f"{BEATS}/{own}", f"{_handed} {looks}", allow_overwrite=True)
             if own == 0:
-                now, told = time.monotonic(), dict(notes().key_value_dir_get(BEATS))
-                said = {int(key.rpartition("/")[2]): text for key, text in told.items()}
+                now, left = time.monotonic(), told(LEFT)  # those are silent from now on
+                said = {process: text for process, text in told(BEATS).items() if process not in left}
                 heard = since(said, heard, now)
                 late = since(behind({p: int(text.split()[0]) for p, text in said.items()}), late, now)
                 quiet = min(patience, SILENCE)
@@ -203,6 +204,11 @@ def watch(patience: float | int) -> None:
             where = "".join(traceback.format_stack(frame)[-3:])
             print(f"error: {message}; process {own} stops, at\n{where}", file=sys.stderr, flush=True)
             leave(LOST)
+
+
+def told(what: str) -> dict[int, str]:
+    """Returns what each process has noted under `what`."""
+    return {int(key.rpartition("/")[2]): text for key, text in notes().key_value_dir_get(what)}
 
 
 def longer(limit: float, waits: Mapping[int, tuple[Any, float]], now: float) -> str:
@@ -259,9 +265,11 @@ def leave(status: int) -> None:
     if not jax.distributed.is_initialized():
         return
     _leaving.set()
-    if status in TOGETHER:
-        return
     own = jax.process_index()
+    if status in TOGETHER:
+        with contextlib.suppress(RuntimeError):  # where there is no coordinator nobody watches
+            notes().key_value_set(f"{LEFT}/{own}", "")
+        return
     post(f"process {own} ended with status {status}; its own output says why")
     if own == 0:
         time.sleep(LINGER)

@@ -208,3 +208,22 @@ def test_when_one_process_hangs_all_stop_and_name_it(tmp_path):
         assert "process 1 of 2 has handed in no batch for 4 seconds" in text, errors
         assert f"process {own} stops" in text
     assert "in place" in errors[1]  # where it hangs
+
+
+LINGERS = """
+import sys, time
+from dlx import cluster
+
+coordinator, own = sys.argv[1:3]
+cluster.start(coordinator, 2, int(own), 4)
+time.sleep(7 if own == "0" else 1)
+cluster.leave(0)
+"""
+
+
+def test_a_process_that_has_left_is_not_lost_to_one_that_works_on(tmp_path):
+    coordinator = f"127.0.0.1:{launch.free_port()}"
+    several = [start([coordinator, own], tmp_path, program=("-c", LINGERS)) for own in "01"]
+    with running(several) as processes:
+        statuses, _, errors = outcome(processes)
+    assert statuses == [0, 0], errors
