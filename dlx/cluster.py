@@ -165,7 +165,7 @@ def behind(beats: Mapping[int, int]) -> dict[int, int]:
 
     While nobody is ahead nobody is behind, however long a step, a compilation or an evaluation takes.
     """
-    most = max(beats.values())
+    most = max(beats.values(), default=0)
     return {process: count for process, count in beats.items() if count < most}
 
 

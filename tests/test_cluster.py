@@ -148,6 +148,7 @@ def test_a_process_is_behind_from_when_others_are_ahead_until_it_moves():
     assert look({0: 6, 1: 5, 2: 6}, late, 300.0) == {1: (5, 200.0)}
     assert look({0: 9, 1: 6, 2: 6}, late, 300.0) == {1: (6, 300.0), 2: (6, 300.0)}
     assert look({0: 6, 1: 6, 2: 6}, late, 300.0) == {}
+    assert look({}, late, 300.0) == {}  # all have left
 
 
 class Device:
