@@ -14,16 +14,15 @@ from experiments.commands import faults
 def test_what_machines_do_to_a_run_loses_nothing(tmp_path):
     lab = faults.opened(tmp_path)
     half = faults.halfway(lab)
-    rng = random.Random(0)
     (file,) = [file for file in faults.newest_files(half) if file.match("manifest/metadata")]
     with ThreadPoolExecutor(2) as pool:
         work = [
-            pool.submit(faults.killed, lab, 2, rng),
+            pool.submit(faults.killed, lab, 2, random.Random(0)),
             pool.submit(faults.second_process, lab),
             pool.submit(faults.told_to_stop, lab, 0.2),
             pool.submit(faults.full_disk, lab, half),
             pool.submit(faults.read_only, lab, half),
-            pool.submit(faults.damaged, lab, half, "a bit flipped", faults.flip, file, rng),
+            pool.submit(faults.damaged, lab, half, "a bit flipped", faults.flip, file, random.Random(0)),
         ]
         found = [outcome for part in work for outcome in part.result()]
     assert [outcome.lost for outcome in found if outcome.lost] == []
